@@ -1,0 +1,241 @@
+"""Every setting, in one frozen tree; the only reader of the environment.
+
+Sources, the first that speaks wins: arguments, `MEDAI_*` environment variables (sections joined by
+two underscores: `MEDAI_DATABASE__URL`), then the profile (`configs/profiles/<profile>.yaml`, chosen
+by `MEDAI_PROFILE`). A name nobody knows is refused with the nearest right one, because a misspelt
+limit must not be a missing one.
+
+Functions take the section they need, never the whole tree. Topology (replicas, batch sizes) is not
+here but in `serve_config.yaml`.
+"""
+
+import os
+from difflib import get_close_matches
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from registry.errors import InvalidConfiguration, Violation
+
+PREFIX = "MEDAI_"
+DELIMITER = "__"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Section(BaseModel):
+    """A part of the tree. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatabaseSettings(Section):
+    """Where records are kept. Without a URL: a SQLite file in the home directory."""
+
+    url: SecretStr | None = None  # postgresql+asyncpg://user:password@host/name
+    pool_size: int = Field(default=10, ge=1, le=200)
+    max_overflow: int = Field(default=20, ge=0, le=200)
+    pool_timeout_s: Seconds = 2.0  # an outage must become an error, not a queue
+    pool_recycle_s: Seconds = 3600.0
+    connect_timeout_s: Seconds = 2.0
+    command_timeout_s: Seconds = 5.0
+
+
+class AuthSettings(Section):
+    """Tokens and passwords."""
+
+    issuer: str = "medai-flow"
+    audience: str = "medai-flow"
+    access_token_s: Seconds = 900.0
+    clock_leeway_s: float = Field(default=30.0, ge=0, le=60)
+    key_dir: Path | None = None  # Ed25519 keys, one `<kid>.pem` each; default `<home>/keys`
+    generate_keys: bool = True  # make what is missing at first start; production says false
+    password_min_length: int = Field(default=15, ge=8, le=128)  # NIST SP 800-63B-4 §3.1.1.2
+    password_threads: int = Field(default=2, ge=1, le=16)  # each verification takes 64 MiB
+    password_queue: int = Field(default=20, ge=1, le=1000)
+    state_refresh_s: Seconds = 0.5  # how old the picture of revoked tokens and users may be
+    state_max_age_s: Seconds = 5.0  # older than this, nobody is let in
+
+
+class LimitSettings(Section):
+    """Bounds of one request and of all at once."""
+
+    max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=60 * 2**20)  # a hop takes 64 MiB
+    max_pixels: int = Field(default=40_000_000, ge=1024)  # a mammogram has about 28 million
+    max_frames: int = Field(default=1000, ge=1)
+    deadline_s: Seconds = 30.0  # of one inference; must stay below Serve's request_timeout_s
+    body_timeout_s: Seconds = 20.0
+    audit_timeout_s: Seconds = 2.0
+    max_in_progress: int = Field(default=256, ge=1, le=10_000)  # requests a gateway works on
+    retry_after_s: int = Field(default=1, ge=1, le=3600)
+
+
+class PrivacySettings(Section):
+    """How patients are made unrecognisable."""
+
+    pseudonym_key_file: Path | None = None  # 32 bytes or more; default `<home>/keys/pseudonym.key`
+    pseudonym_key_version: int = Field(default=1, ge=1)
+    burned_in_annotation: Literal["refuse", "review", "accept"] = "refuse"
+
+
+class LogSettings(Section):
+    """What the service says of itself."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
+    pipe: Path | None = None  # set by `medai serve`: every replica's lines go to its output
+
+
+class ServerSettings(Section):
+    """Where `medai serve` listens. The ports are loopback's unless `host` says otherwise."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    config: Path | None = None  # default: ./serve_config.yaml, else the one in the package
+    drain_s: Seconds = 20.0  # after SIGTERM: how long requests in flight may take
+    replica_ports: tuple[Port, Port] = (30_000, 30_499)
+    fallback_port: Port = 8500
+    haproxy_metrics_port: Port = 9101
+    haproxy_stats_port: Port = 8404
+    metrics_port: Port = 8090  # Prometheus scrapes every node here
+    tls_terminated: bool = False  # production wants to be told that a proxy in front speaks TLS
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it once, at the edge: `Settings.load()`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    profile: Literal["development", "production"] = "development"
+    home: Path = Path("var")
+    database: DatabaseSettings = DatabaseSettings()
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    log: LogSettings = LogSettings()
+    server: ServerSettings = ServerSettings()
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and the profile. Raises `InvalidConfiguration`, all faults named."""
+        _refuse_unknown_names()
+        try:
+            return cls()
+        except ValidationError as error:
+            raise InvalidConfiguration(
+                "a setting is wrong", tuple(_violation(fault) for fault in error.errors())
+            ) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the profile. No .env file: one place to look."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, ProfileSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _production_is_explicit(self) -> Self:
+        if self.profile == "production":
+            faults = []
+            if self.auth.generate_keys:
+                faults.append("auth.generate_keys must be false: bring your own signing key")
+            if self.auth.key_dir is None or self.privacy.pseudonym_key_file is None:
+                faults.append("auth.key_dir and privacy.pseudonym_key_file must be set")
+            if not self.server.tls_terminated:
+                faults.append("server.tls_terminated must be true: put a TLS proxy in front")
+            if faults:
+                raise ValueError("; ".join(faults))
+        return self
+
+    @cached_property
+    def home_dir(self) -> Path:
+        """The absolute directory that holds all state."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL, with its password: never log it."""
+        if self.database.url is not None:
+            return self.database.url.get_secret_value()
+        return f"sqlite+aiosqlite:///{self.home_dir / 'medai.db'}"
+
+    @property
+    def key_dir(self) -> Path:
+        """Where the signing keys are."""
+        return self.auth.key_dir or self.home_dir / "keys"
+
+    @property
+    def pseudonym_key_file(self) -> Path:
+        """Where the key of the patients' pseudonyms is."""
+        return self.privacy.pseudonym_key_file or self.home_dir / "keys" / "pseudonym.key"
+
+    @property
+    def model_dir(self) -> Path:
+        """Where registered model files are, each as `<sha256>.onnx`."""
+        return self.home_dir / "models"
+
+
+class ProfileSource(PydanticBaseSettingsSource):
+    """The defaults of `configs/profiles/<profile>.yaml`."""
+
+    def get_field_value(self, field: object, field_name: str) -> tuple[object, str, bool]:
+        """Not used: `__call__` gives the whole document at once."""
+        del field
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, object]:
+        """The profile's document, with its own name added."""
+        name = self.current_state.get("profile", os.environ.get(f"{PREFIX}PROFILE", "development"))
+        file = resources.files("configs") / "profiles" / f"{name}.yaml"
+        if not file.is_file():
+            return {}  # the field's own type names the profiles there are
+        document = yaml.safe_load(file.read_text("utf-8")) or {}
+        return {"profile": name, **document}
+
+
+def _refuse_unknown_names() -> None:
+    """pydantic-settings ignores a misspelt section; this does not."""
+    known = {name.upper() for name in Settings.model_fields}
+    faults = []
+    for name in sorted(os.environ):
+        if not name.startswith(PREFIX):
+            continue
+        section = name.removeprefix(PREFIX).split(DELIMITER, 1)[0].upper()
+        if section not in known:
+            near = get_close_matches(section, known, n=1)
+            advice = f"did you mean {PREFIX}{near[0]}?" if near else f"unset {name}"
+            faults.append(Violation(name, "unknown", advice=advice))
+    if faults:
+        raise InvalidConfiguration("unknown setting in the environment", tuple(faults))
+
+
+def _violation(fault: object) -> Violation:
+    """One pydantic error, without the offending value: it may be a secret."""
+    assert isinstance(fault, dict)
+    place = DELIMITER.join(str(part) for part in fault["loc"])
+    name = f"{PREFIX}{place.upper()}" if place else "settings"
+    advice = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        section = getattr(Settings.model_fields.get(str(fault["loc"][0])), "annotation", None)
+        fields = getattr(section, "model_fields", {})
+        near = get_close_matches(str(fault["loc"][-1]), list(fields), n=1)
+        advice = f"did you mean {near[0]}?" if near else "no such setting"
+    return Violation(name, advice=advice)

@@ -1,0 +1,1 @@
+"""The inference core. Never imports Ray or FastAPI."""

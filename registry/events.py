@@ -1,0 +1,152 @@
+"""What is recorded: audit events, and the changes that are committed together with them.
+
+An event and its changes are one transaction: no change without its entry, no entry without its
+change. The values of `AuditAction` are stored for ever; never rename one.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+from uuid import UUID
+
+from registry.contract import ModelRef, Principal, Role, Verdict
+from registry.lifecycle import ModelStatus
+
+ContextValue: TypeAlias = "str | int | bool | list[ContextValue] | dict[str, ContextValue] | None"
+"""What an audit payload may hold. No floats: JSON writers differ in their text form (RFC 8785)."""
+
+
+class AuditAction(StrEnum):
+    """What happened, as `subject.act`."""
+
+    LOG_GENESIS = "log.genesis"
+    WRITER_START = "log.writer_start"
+    WRITER_STOP = "log.writer_stop"
+    CLOCK_STEP = "log.clock_step"
+    LOGIN_OK = "login.ok"
+    LOGIN_FAILED = "login.failed"
+    LOGIN_LOCKED = "login.locked"
+    LOGOUT = "logout"
+    TOKEN_REJECTED = "token.rejected"  # noqa: S105  # the name of an act, not a secret
+    ACCESS_DENIED = "access.denied"
+    USER_CREATED = "user.created"
+    PASSWORD_CHANGED = "password.changed"  # noqa: S105  # the name of an act, not a secret
+    INFERENCE = "inference"
+    INFERENCE_REJECTED = "inference.rejected"
+    INFERENCE_FAILED = "inference.failed"
+    RESULT_READ = "result.read"
+    RESULTS_LISTED = "results.listed"
+    MODEL_REGISTERED = "model.registered"
+    MODEL_VALIDATED = "model.validated"
+    MODEL_APPROVED = "model.approved"
+    MODEL_ACTIVATED = "model.activated"
+    MODEL_RETIRED = "model.retired"
+
+
+class AuditOutcome(StrEnum):
+    """How an act ended (FHIR AuditEvent.outcome, shortened)."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acted. `kind` tells people from the system and the command line on the host."""
+
+    kind: str  # "user", "cli", "system", "anonymous"
+    user_id: UUID | None = None
+    role: Role | None = None
+    token_id: str | None = None
+
+    @classmethod
+    def user(cls, principal: Principal) -> "Actor":
+        """The actor of an authenticated request."""
+        return cls("user", principal.user_id, principal.role, principal.token_id)
+
+
+SYSTEM = Actor("system")
+CLI = Actor("cli")
+ANONYMOUS = Actor("anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """An inference, whatever its outcome: one row of results, one of validations."""
+
+    result_id: UUID
+    model: ModelRef
+    verdict: Verdict
+    created_by: UUID
+    created_at: datetime
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    """A user account. `password_hash` is an Argon2id string."""
+
+    user_id: UUID
+    username: str
+    role: Role
+    password_hash: str
+    email: str | None = None
+    must_change_password: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked:
+    """An access token that is refused from now on, until it would have ended anyway."""
+
+    token_id: str
+    user_id: UUID
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewModelVersion:
+    """A registered model version. `card` is the card's JSON text, `path` relative to the home."""
+
+    model: ModelRef
+    card: str
+    path: str
+    size_bytes: int
+    clinical_domain: str
+    confidence_threshold: float
+    registered_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTransition:
+    """A step in a model version's life. Refused where its present status is not `before`."""
+
+    model: ModelRef
+    before: ModelStatus
+    after: ModelStatus
+    by: str
+
+
+Change: TypeAlias = NewResult | NewUser | TokenRevoked | NewModelVersion | ModelTransition
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One thing that happened, before it has a place in the chain.
+
+    Attributes:
+        event_id: UUIDv7; the same event offered twice is recorded once.
+        description: One constant sentence for people; values go into `context`.
+        context: The details. Never a name, an id of a patient, or text that came from outside.
+        changes: What is committed in the same transaction.
+    """
+
+    event_id: UUID
+    action: AuditAction
+    description: str
+    actor: Actor
+    outcome: AuditOutcome = AuditOutcome.SUCCESS
+    request_id: str | None = None
+    context: dict[str, ContextValue] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
