@@ -171,9 +171,15 @@ class QualityLimits(Section):
 
     width_px: Range = Range(at_least=64)
     height_px: Range = Range(at_least=64)
+    aspect_ratio: Range = Range(at_least=0.4, at_most=2.5)
     brightness: Range = Range(at_least=0.08, at_most=0.92)
-    contrast: Range = Range(at_least=0.06)
-    sharpness: Range = Range(at_least=0.0)
+    contrast: Range = Range(at_least=0.07)
+    dynamic_range: Range = Range(at_least=0.3)
+    clipping: Range = Range(at_most=0.55)
+    content: Range = Range(at_least=0.4)
+    noise: Range = Range(at_most=0.06)
+    sharpness: Range = Range(at_least=0.065)
+    motion: Range = Range(at_least=0.065)
 
 
 class Gate(Section):

@@ -164,7 +164,7 @@ class InferenceResult(Table):
     prediction: Mapped[str | None] = mapped_column(String(64))
     confidence_score: Mapped[float | None]
     scores: Mapped[str | None] = mapped_column(Text)  # JSON object, label to score
-    reasons: Mapped[str] = mapped_column(String(255), server_default="")  # comma-separated
+    reasons: Mapped[str] = mapped_column(String(255), server_default=text("''"))  # commas between
     needs_review: Mapped[bool] = mapped_column(server_default=false())
     error_code: Mapped[str | None] = mapped_column(String(64))
     patient_id: Mapped[str | None] = mapped_column(String(64))  # pseudonym; erasable
@@ -244,7 +244,11 @@ class AuditLog(Table):
 
     __tablename__ = "audit_logs"
 
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"),  # INTEGER there: the table's own order
+        primary_key=True,
+        autoincrement=False,
+    )
     event_id: Mapped[UUID] = mapped_column(unique=True)
     created_at: Mapped[str] = mapped_column(String(27))  # the payload's own text form
     epoch: Mapped[int]

@@ -72,13 +72,17 @@ class Answer:
 
 
 class Admission:
-    """How many requests are worked on at once. Over the limit, the answer is at once `Overloaded`."""
+    """How many requests are worked on at once; over the limit, `Overloaded` at once."""
 
     def __init__(self, limits: LimitSettings) -> None:
         self.in_progress = 0
         self._limits = limits
+        self._stopping = False
+        self._idle = asyncio.Event()
 
     def __enter__(self) -> None:
+        if self._stopping:
+            raise Overloaded("the service is stopping", retry_after_s=self._limits.retry_after_s)
         if self.in_progress >= self._limits.max_in_progress:
             raise Overloaded(
                 f"{self._limits.max_in_progress} requests are in progress; try again shortly",
@@ -88,6 +92,26 @@ class Admission:
 
     def __exit__(self, *_: object) -> None:
         self.in_progress -= 1
+        if not self.in_progress:
+            self._idle.set()
+
+    async def check(self) -> None:
+        """Raises `Overloaded` once nothing more is accepted."""
+        if self._stopping:
+            raise Overloaded("the service is stopping", retry_after_s=self._limits.retry_after_s)
+
+    async def drain(self, limit_s: float) -> bool:
+        """Accept nothing more and wait for what is in progress. False if it did not end in time."""
+        self._stopping = True
+        self._idle.clear()
+        try:
+            async with asyncio.timeout(limit_s):
+                while self.in_progress:
+                    await self._idle.wait()
+                    self._idle.clear()
+        except TimeoutError:
+            return False
+        return True
 
 
 class InferenceService:

@@ -1,0 +1,72 @@
+# MedAI Flow. `make demo` and `make test` need only python3 (3.11 or newer), make and a package index.
+# uv is used when it is there, pip otherwise. Everything is installed into .venv, pinned by hash.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+export MEDAI_HOME ?= var
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format lint types contracts faults bench audit lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/.demo ## Install what running needs
+
+demo: $(VENV)/.demo ## The main job on a real chest film, from nothing to a verified record
+	@$(BIN)/medai demo
+
+serve: $(VENV)/.demo ## Run the server until Ctrl-C (first: .venv/bin/medai init)
+	@exec $(BIN)/medai serve
+
+test: $(VENV)/.dev ## The whole test suite (SQLite, PostgreSQL from a wheel, a real Ray Serve)
+	$(BIN)/python -m pytest
+
+check: lint types contracts $(VENV)/.dev ## Everything CI asks for
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/deptry .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev ## Put the code in order
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: ## Resolve and pin the requirements anew (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
+	for group in demo dev bench; do \
+	  uv pip compile pyproject.toml --group $$group --universal --python-version 3.11 \
+	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --upgrade \
+	    $$(test $$group = demo || echo --constraint requirements/demo.txt) \
+	    --output-file requirements/$$group.txt; \
+	done
+
+clean: ## Remove what was built (not var/, which holds records)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov dist
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "MedAI Flow needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "this python3 cannot make a venv: install your system's python3-venv package"; exit 1; }
+
+$(VENV)/.%: requirements/%.txt pyproject.toml | $(BIN)/python
+ifdef UV
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r $<
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation --editable .
+endif
+	@touch $@

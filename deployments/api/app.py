@@ -1,0 +1,140 @@
+"""The HTTP application, put together from the services of one gateway.
+
+Nothing happens before `create_app` is called; nothing runs before the lifespan begins.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from configs.settings import LimitSettings
+from deployments.api import admin, auth, documentation, health, infer, models, results
+from deployments.api.denials import Denials
+from deployments.api.exchange import exchange_in
+from deployments.api.guard import public_paths, refuse_unguarded
+from deployments.api.health import HealthChecks
+from deployments.api.login import Login
+from deployments.api.middleware import Authentication, Envelope
+from deployments.api.passwords import Passwords
+from deployments.api.problems import from_http, from_validation, problem
+from deployments.api.sessions import Sessions
+from deployments.api.tokens import AccessTokens
+from deployments.api.trail import Trail
+from deployments.api.uploads import Uploads
+from deployments.inference.pseudonym import Pseudonyms
+from deployments.inference.service import AuditTrail, InferenceService
+from storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the application stands on.
+
+    The lifespan starts and ends `sessions` and ends the threads of `passwords`; whoever made the
+    others closes them.
+    """
+
+    inference: InferenceService
+    audit: AuditTrail
+    database: Database
+    tokens: AccessTokens
+    sessions: Sessions
+    passwords: Passwords
+    pseudonyms: Pseudonyms
+    health: HealthChecks
+    limits: LimitSettings
+
+
+def create_app(services: Services, *, docs: bool = True) -> FastAPI:
+    """The application.
+
+    Args:
+        services: What it stands on.
+        docs: Whether `/docs` and `/openapi.json` are served.
+
+    Raises:
+        InvalidConfiguration: A route declares no permission.
+    """
+    trail = Trail(services.audit, timeout_s=services.limits.audit_timeout_s)
+    denials = Denials(trail)
+    app = FastAPI(
+        title="MedAI Flow",
+        version=version("medai-flow"),
+        description=documentation.DESCRIPTION,
+        openapi_url=None,  # ours is a guarded route like any other
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(services, denials),
+    )
+    login = Login(services.database, services.passwords, services.tokens, trail)
+    routers = [
+        infer.routes(services.inference, Uploads(services.pseudonyms, services.limits)),
+        results.routes(services.database, trail, denials),
+        models.routes(services.database),
+        auth.routes(login, services.sessions, trail),
+        admin.routes(),
+        health.routes(services.health),
+    ]
+    if docs:
+        routers.append(documentation.routes())
+    for router in routers:
+        # As they are, not included: an included router costs another match for each request.
+        app.router.routes.extend(router.routes)
+    refuse_unguarded(app)
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_middleware(
+        Authentication,
+        tokens=services.tokens,
+        sessions=services.sessions,
+        denials=denials,
+        public=public_paths(app.routes),
+    )
+    app.add_middleware(Envelope, denials=denials, body_timeout_s=services.limits.body_timeout_s)
+    app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return app
+
+
+def _lifespan(
+    services: Services, denials: Denials
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        refuse_unguarded(app)  # also what was added since the application was made
+        await services.sessions.start()
+        denials.start()
+        try:
+            yield
+        finally:
+            await denials.close()
+            await services.sessions.close()
+            services.passwords.close()
+
+    return lifespan
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    """What the framework answers by itself: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    ours = from_http(error)
+    exchange = exchange_in(request.scope)
+    exchange.code = ours.code
+    allow = (error.headers or {}).get("Allow")
+    headers = None if allow is None else {"Allow": allow}
+    return problem(ours, request_id=exchange.request_id, headers=headers)
+
+
+async def _validation_problem(request: Request, error: Exception) -> Response:
+    """Parameters that are not what the route declares."""
+    assert isinstance(error, RequestValidationError)
+    ours = from_validation(error)
+    exchange = exchange_in(request.scope)
+    exchange.code = ours.code
+    return problem(ours, request_id=exchange.request_id)

@@ -1,0 +1,186 @@
+"""Logging in and out, and who one is.
+
+`POST /auth/login` is the OAuth2 password grant (RFC 6749 §4.3), because every client library and
+Swagger's Authorize speak it. The form comes as a body, so that no password stands in a URL.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.api.completion import to_completion
+from deployments.api.exchange import claims_of, principal_of, request_id_of
+from deployments.api.guard import guarded_router
+from deployments.api.login import Login
+from deployments.api.permissions import PUBLIC, Permission, requires
+from deployments.api.problems import problems
+from deployments.api.sessions import Sessions
+from deployments.api.tokens import Claims
+from deployments.api.trail import Trail
+from registry import errors
+from registry.contract import Principal, Role
+from registry.errors import BadRequest, UnsupportedMediaType, ValidationFailed, Violation
+from registry.events import Actor, AuditAction, TokenRevoked
+
+MAX_FORM_BYTES: Final = 8 * 1024
+MAX_FIELDS: Final = 8
+FORM: Final = "application/x-www-form-urlencoded"
+
+LOGIN_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "content": {
+        FORM: {
+            "schema": {
+                "type": "object",
+                "required": ["username", "password"],
+                "properties": {
+                    "grant_type": {"type": "string", "enum": ["password"]},
+                    "username": {"type": "string", "minLength": 1},
+                    "password": {"type": "string", "format": "password", "minLength": 1},
+                },
+            },
+            "example": {"grant_type": "password", "username": "rivera", "password": "..."},
+        }
+    },
+}
+
+
+class TokenAnswer(BaseModel):
+    """RFC 6749 §5.1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105  # a type's name, not a secret
+    expires_in: int = Field(description="seconds", examples=[900])
+    role: Role
+    must_change_password: bool
+
+
+class Me(BaseModel):
+    """Who the caller is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: UUID
+    username: str = Field(examples=["rivera"])
+    role: Role
+    expires_at: datetime
+
+
+def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
+    """The routes of this file."""
+    router = guarded_router("authentication")
+
+    @router.post(
+        "/auth/login",
+        openapi_extra={"requestBody": LOGIN_BODY},
+        responses=problems(
+            errors.BadRequest,
+            errors.Unauthenticated,
+            errors.RequestTimeout,
+            errors.PayloadTooLarge,
+            errors.UnsupportedMediaType,
+            errors.ValidationFailed,
+            errors.Overloaded,
+            errors.AuditUnavailable,
+            errors.DatabaseUnavailable,
+        ),
+    )
+    @requires(PUBLIC, max_body_bytes=MAX_FORM_BYTES)
+    async def log_in(request: Request) -> TokenAnswer:
+        """Give user name and password, get an access token.
+
+        Unknown users, wrong passwords, locked and disabled accounts are all the same 401.
+        """
+        username, password = await read_credentials(request)
+        logged_in = await to_completion(
+            login(username, password, request_id=request_id_of(request))
+        )
+        return TokenAnswer(
+            access_token=logged_in.token.text,
+            expires_in=logged_in.token.lifetime_s,
+            role=logged_in.role,
+            must_change_password=logged_in.must_change_password,
+        )
+
+    @router.post("/auth/logout", status_code=204, responses=problems(errors.AuditUnavailable))
+    @requires(Permission.SESSION)
+    async def log_out(request: Request) -> Response:
+        """End the token that this request came with, on every gateway."""
+        principal, claims = principal_of(request), claims_of(request)
+        await to_completion(
+            end_session(principal, claims, sessions, trail, request_id=request_id_of(request))
+        )
+        return Response(status_code=204)
+
+    @router.get("/auth/me")
+    @requires(Permission.SESSION)
+    async def me(request: Request) -> Me:
+        """Who the token stands for at this moment, and until when."""
+        principal, claims = principal_of(request), claims_of(request)
+        return Me(
+            user_id=principal.user_id,
+            username=principal.username,
+            role=principal.role,
+            expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
+        )
+
+    return router
+
+
+async def end_session(
+    principal: Principal, claims: Claims, sessions: Sessions, trail: Trail, *, request_id: str
+) -> None:
+    """Revoke the token in the database, with the entry, then here. Raises `AuditUnavailable`."""
+    ends = datetime.fromtimestamp(claims.expires_at, UTC)
+    await trail.record(
+        AuditAction.LOGOUT,
+        "A user logged out.",
+        Actor.user(principal),
+        request_id=request_id,
+        changes=(TokenRevoked(claims.token_id, claims.user_id, ends),),
+    )
+    sessions.revoke(claims)
+
+
+async def read_credentials(request: Request) -> tuple[str, str]:
+    """User name and password of the form.
+
+    Raises:
+        UnsupportedMediaType: Another type of body.
+        BadRequest: Not a form.
+        ValidationFailed: A field is missing, empty, or there twice.
+    """
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != FORM:
+        violation = Violation("content-type", limit=FORM)
+        raise UnsupportedMediaType("credentials come as a form", (violation,))
+    try:
+        text = (await request.body()).decode("ascii")  # anything else is percent-encoded
+        fields = parse_qsl(
+            text,
+            keep_blank_values=True,
+            strict_parsing=bool(text),
+            errors="strict",
+            max_num_fields=MAX_FIELDS,
+        )
+    except ValueError:  # also not ASCII, not UTF-8: their texts quote the password
+        raise BadRequest("the body is not a well-formed form") from None
+    values = dict(fields)
+    violations = [
+        Violation(name, "missing", advice=f"send {name}")
+        for name in ("username", "password")
+        if not values.get(name)
+    ]
+    if values.get("grant_type", "password") != "password":
+        violations.append(Violation("grant_type", limit="password"))
+    if len(values) < len(fields):
+        violations.append(Violation("fields", limit="each once"))
+    if violations:
+        raise ValidationFailed("the form is not complete", tuple(violations))
+    return values["username"], values["password"]

@@ -1,0 +1,193 @@
+"""Whether the service lives, is ready, and has started: for load balancers and orchestrators.
+
+    GET /health/live     the process answers; nothing else is looked at, so that an outage of the
+                         database never has the process killed
+    GET /health/ready    every check passes; else 503, with the reason of each that does not
+    GET /health/startup  every check has passed once since the start; else 503
+    GET /health          all of it in one answer, always 200
+
+Answered within 100 ms whatever the checks do: a check runs outside of the request, at most once in
+`MAX_AGE_S` however many ask, and one that takes longer is answered by what it said last.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from deployments.api.guard import guarded_router
+from deployments.api.permissions import PUBLIC, requires
+from registry.errors import MedAIError
+
+Check: TypeAlias = Callable[[], Awaitable[None]]
+"""Returns where all is well. Raises `MedAIError`, whose text is the reason, where it is not."""
+
+MAX_AGE_S: Final = 1.0  # a result is good for so long
+PATIENCE_S: Final = 0.08  # how long a request waits for a check
+TIMEOUT_S: Final = 5.0  # after which a check counts as failed
+
+
+class Condition(StrEnum):
+    """What a check says."""
+
+    OK = "ok"
+    FAILED = "failed"
+    UNKNOWN = "unknown"  # it has not answered yet
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check said last. `reason` is "" where all is well; `age_s` is since it said so."""
+
+    condition: Condition
+    reason: str
+    latency_ms: float
+    age_s: float
+
+
+class _Watched:
+    """One check, and what it said last."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._condition = Condition.UNKNOWN
+        self._reason = "has not been checked yet"
+        self._latency_ms = 0.0
+        self._at = time.monotonic()
+        self._running: asyncio.Task[None] | None = None
+
+    async def result(self) -> CheckResult:
+        now = time.monotonic()
+        if self._condition is Condition.UNKNOWN or now - self._at > MAX_AGE_S:
+            if self._running is None or self._running.done():
+                # Not in the request's context: a caller who leaves ends nothing.
+                self._running = asyncio.get_running_loop().create_task(
+                    self._run(), context=contextvars.Context()
+                )
+            await asyncio.wait({self._running}, timeout=PATIENCE_S)
+        age_s = time.monotonic() - self._at
+        if age_s > TIMEOUT_S + MAX_AGE_S:
+            return CheckResult(Condition.UNKNOWN, "does not answer", self._latency_ms, age_s)
+        return CheckResult(self._condition, self._reason, self._latency_ms, age_s)
+
+    async def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._check()
+        except TimeoutError:
+            condition, reason = Condition.FAILED, f"no answer within {TIMEOUT_S:g} s"
+        except MedAIError as error:
+            condition, reason = Condition.FAILED, str(error)
+        except Exception as error:  # noqa: BLE001  # its text stays here
+            condition, reason = Condition.FAILED, type(error).__name__
+        else:
+            condition, reason = Condition.OK, ""
+        self._condition, self._reason = condition, reason
+        self._at = time.monotonic()
+        self._latency_ms = (self._at - started) * 1e3
+
+
+class HealthChecks:
+    """The checks of one gateway by name, such as `database`, `audit` and `model:<name>`."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._watched = {name: _Watched(check) for name, check in checks.items()}
+        self._pending = set(checks)  # have not passed since the start
+
+    async def results(self) -> dict[str, CheckResult]:
+        """What every check says, within `PATIENCE_S`."""
+        answers = await asyncio.gather(*(watched.result() for watched in self._watched.values()))
+        results = dict(zip(self._watched, answers, strict=True))
+        passed = {name for name, said in results.items() if said.condition is Condition.OK}
+        self._pending -= passed
+        return results
+
+    @property
+    def started(self) -> bool:
+        """Whether every check has passed once."""
+        return not self._pending
+
+
+class CheckDetails(BaseModel):
+    """What one check says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    condition: Condition
+    reason: str = Field(examples=["the database did not answer"])
+    latency_ms: float = Field(ge=0)
+    age_s: float = Field(ge=0)
+
+
+class HealthReport(BaseModel):
+    """Whether the service can answer, and what each check says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    live: bool
+    ready: bool
+    started: bool
+    checks: dict[str, CheckDetails]
+
+
+class Liveness(BaseModel):
+    """The process answers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    live: bool
+
+
+_NOT_YET: Final[dict[int | str, dict[str, Any]]] = {
+    503: {"model": HealthReport, "description": "Not yet, or not at present"}
+}
+
+
+def routes(checks: HealthChecks) -> APIRouter:
+    """The routes of this file."""
+    router = guarded_router("health")
+
+    async def report(*, fails: Callable[[bool], bool]) -> Response:
+        results = await checks.results()
+        ready = all(said.condition is Condition.OK for said in results.values())
+        document = {"live": True, "ready": ready, "started": checks.started, "checks": results}
+        return _json(document, 503 if fails(ready) else 200)
+
+    @router.get("/health", response_model=HealthReport)
+    @requires(PUBLIC)
+    async def health() -> Response:
+        """Everything at once; 200 also where a check fails."""
+        return await report(fails=lambda _: False)
+
+    @router.get("/health/live", response_model=Liveness)
+    @requires(PUBLIC)
+    async def live() -> Response:
+        """The process answers."""
+        return _json({"live": True}, 200)
+
+    @router.get("/health/ready", response_model=HealthReport, responses=_NOT_YET)
+    @requires(PUBLIC)
+    async def ready() -> Response:
+        """Every check passes: send requests here."""
+        return await report(fails=lambda ready: not ready)
+
+    @router.get("/health/startup", response_model=HealthReport, responses=_NOT_YET)
+    @requires(PUBLIC)
+    async def startup() -> Response:
+        """Every check has passed once: the start is over."""
+        return await report(fails=lambda _: not checks.started)
+
+    return router
+
+
+def _json(document: object, status: int) -> Response:
+    return Response(orjson.dumps(document), status, media_type="application/json")

@@ -1,0 +1,167 @@
+"""The keys that sign access tokens: Ed25519, one `<kid>.pem` each in one directory.
+
+Rules this file keeps:
+
+- A key file is readable by its owner only (mode 0600), or the service does not start.
+- What is missing is made only where the operator lets it be (`auth.generate_keys`); production
+  brings its own.
+- Every key in the directory verifies; one signs: the last by name whose name does not begin with a
+  date (YYYYMMDD) still to come. So a key is announced by putting it there ahead of its date, and
+  retired by removing its file once the tokens it signed have ended.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from registry.errors import InvalidConfiguration, Violation
+
+SETTING: Final = "MEDAI_AUTH__KEY_DIR"
+KEY_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+_KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_DATED = re.compile(r"(\d{8})(?!\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """The keys of one service.
+
+    Attributes:
+        kid: The id of the key that signs.
+        private: The key that signs.
+        public: Every key that verifies, by id.
+        created: Whether the signing key was made just now.
+    """
+
+    kid: str
+    private: Ed25519PrivateKey
+    public: Mapping[str, Ed25519PublicKey]
+    created: bool = False
+
+
+def load_keys(directory: Path, *, generate: bool, today: date | None = None) -> KeySet:
+    """Read every key, or make the first.
+
+    Args:
+        directory: Where the keys are.
+        generate: Whether to make a key where there is none.
+        today: The date that decides which key signs; default: the present date, UTC.
+
+    Raises:
+        InvalidConfiguration: No key, a key that others may read, or a file that is no Ed25519 key.
+    """
+    today = today or datetime.now(UTC).date()
+    files = _key_files(directory)
+    created = False
+    if not files:
+        if not generate:
+            raise _refused(
+                "no signing key",
+                measured="no .pem file",
+                advice="make one: openssl genpkey -algorithm ed25519 -out KEY_DIR/main.pem"
+                " && chmod 600 KEY_DIR/main.pem",
+            )
+        created = _create(directory, today)
+        files = _key_files(directory)
+    private = {file.stem: _read(file) for file in files}
+    usable = [kid for kid in sorted(private) if not _is_to_come(kid, today)]
+    if not usable:
+        raise _refused(
+            "every signing key's date is still to come",
+            measured=min(private),
+            advice="add a key that may sign today",
+        )
+    public = MappingProxyType({kid: key.public_key() for kid, key in private.items()})
+    return KeySet(usable[-1], private[usable[-1]], public, created)
+
+
+def _key_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.pem")) if directory.is_dir() else []
+
+
+def _create(directory: Path, today: date) -> bool:
+    """Make a key unless another process has just made one: replicas start at the same time."""
+    try:
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        raise _refused(
+            "the key directory cannot be made", advice="make it, or name another directory"
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _key_files(directory):
+            return False
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+        name = directory / f"{today:%Y%m%d}-{secrets.token_hex(4)}"
+        descriptor = os.open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(descriptor)
+        Path(f"{name}.new").rename(f"{name}.pem")
+        os.fsync(lock)
+    except OSError:
+        raise _refused(
+            "the signing key cannot be written", advice="make the key directory writable"
+        ) from None
+    finally:
+        os.close(lock)
+    return True
+
+
+def _read(file: Path) -> Ed25519PrivateKey:
+    if not _KID.fullmatch(file.stem):
+        raise _refused(
+            "a key file's name is not fit for a key id",
+            limit="letters, digits, - and _; at most 64",
+            advice="rename it",
+        )
+    mode = file.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise _refused(
+            "a signing key may be read by others",
+            measured=f"{file.name} has mode {mode:04o}",
+            limit=f"{KEY_MODE:04o}",
+            advice=f"chmod 600 {file.name}, and replace the key if others may have read it",
+        )
+    try:
+        key = load_pem_private_key(file.read_bytes(), password=None)
+    except (ValueError, TypeError, OSError):  # the text of these may quote the file
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _refused(
+            "a key file is not an unencrypted Ed25519 private key in PEM form",
+            measured=file.name,
+            advice="make one: openssl genpkey -algorithm ed25519",
+        )
+    return key
+
+
+def _is_to_come(kid: str, today: date) -> bool:
+    dated = _DATED.match(kid)
+    return dated is not None and dated[1] > f"{today:%Y%m%d}"
+
+
+def _refused(
+    detail: str, *, measured: str = "", limit: str = "", advice: str
+) -> InvalidConfiguration:
+    return InvalidConfiguration(detail, (Violation(SETTING, measured, limit, advice),))

@@ -1,0 +1,38 @@
+"""The AuditWriter's Ray shell: see `inference.recorder` for what it does."""
+
+from configs.settings import Settings
+from configs.topology import AuditTuning
+from deployments.inference.recorder import Recorder
+from deployments.telemetry.logs import configure_logs
+from registry.contract import Receipt
+from registry.errors import MedAIError
+from registry.events import AuditEvent
+
+
+class AuditWriter:
+    """Commits events and their changes, many in one transaction. Exactly one replica."""
+
+    def __init__(self) -> None:
+        settings = Settings.load()
+        configure_logs(settings.log, component="audit-writer")
+        self._recorder = Recorder(settings)
+
+    def reconfigure(self, user_config: dict[str, object]) -> None:
+        """Take new tuning from `serve_config.yaml` without a restart."""
+        self._recorder.reconfigure(AuditTuning.model_validate(user_config))
+
+    async def append(self, events: list[AuditEvent]) -> list[Receipt | MedAIError]:
+        """A receipt for each event, in order, or what refused it. Only after the commit."""
+        return await self._recorder.append(events)
+
+    async def ready(self, _: None = None) -> None:
+        """Raises `AuditUnavailable` while nothing can be recorded."""
+        await self._recorder.ready()
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica whose check fails: one that another writer has fenced off."""
+        self._recorder.check_health()
+
+    async def __del__(self) -> None:
+        """Called by Serve once no request is left: say in the log that the writer stopped."""
+        await self._recorder.close()

@@ -1,0 +1,121 @@
+"""The `medai` command. Each command is a few lines; what it does lives below.
+
+Errors are one line on standard error. Exit codes: 0 done, 1 refused or failed, 2 wrong usage;
+`medai audit verify` and `medai infer` have their own (see there).
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from configs.settings import Settings
+from deployments import runtime
+from deployments.commands import audit, db, users
+from deployments.commands_infer import infer
+from deployments.commands_models import initialise, models
+from registry.errors import Failed, MedAIError
+
+EXIT_REFUSED = 1
+CONFIG = "serve_config.yaml"
+
+app = typer.Typer(
+    name="medai",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""MedAI Flow: serve medical-image models, every answer validated and audited.
+
+First steps: `medai init`, `medai serve`, then in another terminal `medai infer FILE`.
+Settings are `MEDAI_*` variables (`medai config show`), the topology is `serve_config.yaml`.""",
+)
+config = typer.Typer(no_args_is_help=True, help="Settings and topology.")
+app.add_typer(users, name="users")
+app.add_typer(models, name="models")
+app.add_typer(audit, name="audit")
+app.add_typer(db, name="db")
+app.add_typer(config, name="config")
+app.command("infer")(infer)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help=f"The topology; default: ./{CONFIG}.")
+]
+
+
+@app.command("init")
+def init(
+    admin: Annotated[bool, typer.Option(help="Add a first administrator.")] = True,
+) -> None:
+    """Prepare the home directory: database, keys, bundled models, a first administrator."""
+    initialise(admin=admin)
+
+
+@app.command("serve")
+def serve(config_file: ConfigFile = None) -> None:
+    """Run the service until Ctrl-C or SIGTERM."""
+    from deployments.serving import serve_until_stopped  # noqa: PLC0415  # brings Ray along
+
+    serve_until_stopped(Settings.load(), config_file)
+
+
+@app.command("demo")
+def demo() -> None:
+    """The main job on a real chest film, from an empty directory to a verified record."""
+    from deployments.demo import run  # noqa: PLC0415  # brings pydicom along
+
+    console = Console(highlight=False)
+    run(Settings.load(), console)
+    console.print("demo: ok")
+
+
+@app.command("env")
+def env() -> None:
+    """Print Ray's switches as shell exports, for `ray start`: eval "$(medai env)"."""
+    settings = Settings.load()
+    for name, value in runtime.flags(settings, settings.home_dir / "run").items():
+        print(f"export {name}={value!r}")  # noqa: T201  # a shell reads it
+
+
+@config.command("check")
+def config_check(
+    file: Annotated[Path, typer.Argument(help="A Serve configuration file.")] = Path(CONFIG),
+) -> None:
+    """Refuse what Ray would ignore: misspelt keys, unknown deployments, wrong values."""
+    from deployments.config_check import read_serve_config  # noqa: PLC0415  # brings Ray along
+
+    read_serve_config(file)
+    Console().print(f"{file.name} is right")
+
+
+@config.command("show")
+def config_show() -> None:
+    """Every setting in force, as JSON; secrets are hidden."""
+    settings = Settings.load()
+    print(json.dumps(settings.model_dump(mode="json"), indent=2))  # noqa: T201  # for programs
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line."""
+    try:
+        app()
+    except MedAIError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"medai: {error}", style="red" if isinstance(error, Failed) else "yellow"
+        )
+        sys.exit(EXIT_REFUSED)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (`medai ... | head`); do not complain while closing standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_REFUSED)
+
+
+if __name__ == "__main__":
+    main()

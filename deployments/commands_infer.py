@@ -1,0 +1,81 @@
+"""`medai infer`: send images to a running server, as an application would."""
+
+import getpass
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from configs.settings import Settings
+from deployments.client import Client, Problem
+from registry.errors import BadRequest
+
+EXIT_SOME_REFUSED = 1
+EXIT_UNREACHABLE = 3
+
+
+def infer(
+    files: Annotated[
+        list[Path], typer.Argument(help="JPEG, PNG or DICOM files.", exists=True, dir_okay=False)
+    ],
+    model: Annotated[str, typer.Option(help="The model's name.")] = "cxr-pneumonia",
+    user: Annotated[str | None, typer.Option(help="Who asks; default: your login name.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server; default: this machine's.")] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line and file.")
+    ] = False,
+) -> None:
+    """Send images for inference and print the answers.
+
+    Exit codes: 0 every image was answered, 1 some were refused, 3 the server cannot be reached.
+    """
+    server = Settings.load().server
+    console = Console(highlight=False)
+    password = sys.stdin.readline().rstrip("\n") if password_stdin else getpass.getpass()
+    refused = 0
+    with Client(url or f"http://{server.host}:{server.port}") as client:
+        try:
+            client.login(user or getpass.getuser(), password)
+        except Problem as problem:
+            raise BadRequest(f"cannot log in: {problem}") from None
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            for file in progress.track(files, description="inferring"):
+                document, answered = _ask(client, file, model)
+                refused += not answered
+                _print(console, file, document, as_json=as_json)
+        client.logout()
+    raise typer.Exit(EXIT_SOME_REFUSED if refused else os.EX_OK)
+
+
+def _ask(client: Client, file: Path, model: str) -> tuple[dict[str, Any], bool]:
+    try:
+        return client.infer(file, model=model), True
+    except Problem as problem:
+        return problem.document, False
+
+
+def _print(console: Console, file: Path, document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"file": file.name, **document}))  # noqa: T201  # a program reads it
+    elif "outcome" in document:
+        label = document["prediction"] or ", ".join(document["reasons"]) or "no label"
+        confidence = document["confidence"]
+        score = "" if confidence is None else f" {confidence:.3f}"
+        review = "  needs review" if document["needs_review"] else ""
+        console.print(f"{file.name}: {document['outcome']}: {label}{score}{review}")
+    else:
+        rules = "; ".join(
+            f"{rule['rule']} {rule.get('measured') or ''} ({rule.get('limit') or ''})"
+            for rule in document.get("violations") or []
+        )
+        console.print(
+            f"{file.name}: refused: {document.get('detail', document.get('title'))} {rules}"
+        )

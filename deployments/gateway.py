@@ -1,0 +1,79 @@
+"""The Gateway's Ray shell: see `api.app` for what it does."""
+
+from fastapi import FastAPI
+
+from configs.settings import Settings
+from configs.topology import GatewayTuning
+from deployments.api.app import Services, create_app
+from deployments.api.health import HealthChecks
+from deployments.api.passwords import Passwords
+from deployments.api.sessions import Sessions
+from deployments.api.signing_keys import load_keys
+from deployments.api.tokens import AccessTokens
+from deployments.hops import AuditHop, Handle, ReadyHop, ValidatorHop
+from deployments.inference.catalogue_watch import CatalogueWatch
+from deployments.inference.pseudonym import Pseudonyms
+from deployments.inference.service import InferenceService
+from deployments.telemetry.logs import configure_logs
+from registry.errors import AuditUnavailable, ModelUnavailable
+from storage.database import Database
+
+
+class Gateway:
+    """Authenticates, limits and answers. A fixed number of replicas."""
+
+    def __init__(self, validator: Handle, audit: Handle) -> None:
+        settings = Settings.load()
+        configure_logs(settings.log, component="gateway")
+        tuning = GatewayTuning()
+        limits = settings.limits
+        self._database = Database(settings.database, settings.database_url)
+        self._catalogue = CatalogueWatch.start(settings)
+        self._screening = ValidatorHop(validator, tuning.validator, timeout_s=limits.deadline_s)
+        self._audit = AuditHop(audit, tuning.audit, timeout_s=limits.audit_timeout_s)
+        self._inference = InferenceService(
+            self._screening, self._audit, self._catalogue.current, limits
+        )
+        checks = {
+            "accepting": self._inference.admission.check,
+            "database": self._reachable,
+            "audit": ReadyHop(audit, lost=AuditUnavailable).check,
+            "models": ReadyHop(validator, lost=ModelUnavailable).check,
+        }
+        self._services = Services(
+            inference=self._inference,
+            audit=self._audit,
+            database=self._database,
+            tokens=AccessTokens(
+                load_keys(settings.key_dir, generate=settings.auth.generate_keys), settings.auth
+            ),
+            sessions=Sessions.of(self._database, settings.auth),
+            passwords=Passwords(settings.auth),
+            pseudonyms=Pseudonyms.from_file(
+                settings.pseudonym_key_file, version=settings.privacy.pseudonym_key_version
+            ),
+            health=HealthChecks(checks),
+            limits=limits,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application Serve puts behind HAProxy."""
+        return create_app(self._services)
+
+    async def _reachable(self) -> None:
+        await self._database.ping()
+
+    def reconfigure(self, user_config: dict[str, object]) -> None:
+        """Take new tuning from `serve_config.yaml` without a restart."""
+        tuning = GatewayTuning.model_validate(user_config)
+        self._screening.batcher.reconfigure(**tuning.validator.model_dump())
+        self._audit.batcher.reconfigure(**tuning.audit.model_dump())
+
+    async def drain(self, limit_s: float) -> None:
+        """Refuse new requests; return once those in progress have ended, or after the limit."""
+        await self._inference.admission.drain(limit_s)
+
+    async def __del__(self) -> None:
+        """Called by Serve once no request is left."""
+        await self._catalogue.close()
+        await self._database.close()

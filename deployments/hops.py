@@ -1,0 +1,135 @@
+"""The one typed door between deployments: the only place where `.remote(` is written.
+
+A hop carries micro-batches, because a call costs about 1 ms of CPU whatever it carries. What
+crosses are the frozen values of `registry.contract`; what comes back is a value for each item, or
+an error of `registry.errors`. No other exception leaves a hop, so none can carry an image or a
+header into somebody's log.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from configs.topology import HopTuning
+from deployments.inference.batcher import Batcher
+from registry.contract import Receipt, Scores, Tensors, Upload, Verdict
+from registry.errors import (
+    AuditUnavailable,
+    Failed,
+    Internal,
+    MedAIError,
+    ModelUnavailable,
+    Overloaded,
+)
+from registry.events import AuditEvent
+
+READY_S = 3.0  # how long a replica may take to say whether it is ready
+
+Handle: TypeAlias = DeploymentHandle[Any]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Call(Generic[T, R]):
+    """One method of another deployment.
+
+    Args:
+        handle: The deployment.
+        method: The method's name. The method handle is made once: each one has its own queue.
+        timeout_s: When the call is given up.
+        lost: What it means to the caller that no replica answered.
+    """
+
+    def __init__(
+        self, handle: Handle, method: str, *, timeout_s: float, lost: type[Failed]
+    ) -> None:
+        self._method = handle.options(method_name=method)
+        self._timeout_s = timeout_s
+        self._lost = lost
+
+    async def __call__(self, argument: T) -> R:
+        """Make the call. Raises only errors of `registry.errors`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                answer: R = await self._method.remote(argument)
+        except RayTaskError as wrapped:
+            if isinstance(wrapped.cause, MedAIError):
+                raise wrapped.cause from None
+            raise Internal(f"a replica raised {type(wrapped.cause).__name__}") from None
+        except BackPressureError:
+            raise Overloaded("the replicas are full", retry_after_s=1) from None
+        except (DeploymentUnavailableError, RayError, TimeoutError) as error:
+            raise self._lost(
+                f"no replica answered ({type(error).__name__})", retry_after_s=1
+            ) from None
+        return answer
+
+
+class ReadyHop:
+    """Whether a deployment's replicas can work, as one of them says."""
+
+    def __init__(self, handle: Handle, *, lost: type[Failed]) -> None:
+        self._call: Call[None, None] = Call(handle, "ready", timeout_s=READY_S, lost=lost)
+
+    async def check(self) -> None:
+        """Raises `Failed` with the reason where they cannot."""
+        await self._call(None)
+
+
+class ValidatorHop:
+    """`Screening` by a Validator replica, many images a call."""
+
+    def __init__(self, handle: Handle, tuning: HopTuning, *, timeout_s: float) -> None:
+        call: Call[list[Upload], Sequence[Verdict | BaseException]] = Call(
+            handle, "screen", timeout_s=timeout_s, lost=ModelUnavailable
+        )
+        self.batcher = Batcher(call, **tuning.model_dump())
+
+    async def screen(self, upload: Upload) -> Verdict:
+        """See `inference.service.Screening`."""
+        return await self.batcher.submit(upload)
+
+
+class AuditHop:
+    """`AuditTrail` by the AuditWriter, many events a call."""
+
+    def __init__(self, handle: Handle, tuning: HopTuning, *, timeout_s: float) -> None:
+        call: Call[list[AuditEvent], Sequence[Receipt | BaseException]] = Call(
+            handle, "append", timeout_s=timeout_s, lost=AuditUnavailable
+        )
+        self.batcher = Batcher(call, **tuning.model_dump())
+
+    async def record(self, event: AuditEvent) -> Receipt:
+        """See `inference.service.AuditTrail`."""
+        return await self.batcher.submit(event)
+
+
+class ModelHop:
+    """`Scoring` by the replicas of each model. The tensors of one Validator call go as one."""
+
+    def __init__(self, handles: dict[str, Handle], *, timeout_s: float) -> None:
+        self._calls: dict[str, Call[Tensors, Scores]] = {
+            name: Call(handle, "score", timeout_s=timeout_s, lost=ModelUnavailable)
+            for name, handle in handles.items()
+        }
+
+        self._ready = [ReadyHop(handle, lost=ModelUnavailable) for handle in handles.values()]
+
+    async def ready(self) -> None:
+        """Raises `Failed` where a model has no replica that is ready."""
+        for hop in self._ready:
+            await hop.check()
+
+    async def score(self, tensors: Tensors) -> Scores:
+        """See `inference.predictor.Scoring`."""
+        try:
+            call = self._calls[tensors.model.name]
+        except KeyError:
+            raise ModelUnavailable(
+                "this model has no replicas: name it in args.models of serve_config.yaml"
+            ) from None
+        return await call(tensors)

@@ -1,0 +1,91 @@
+"""Was the model meant for this image? The card's clinical constraints, applied to the header.
+
+Every constraint the card sets gives one check, whatever comes of it. What follows from a broken one
+is the card's to say (`registry.card.Action`): refuse, abstain, let a person look, or nothing. A
+header that does not say is not a header that agrees: for that, too, the card has an action.
+"""
+
+from dataclasses import dataclass
+
+from deployments.inference.decoded import PatientFacts
+from registry.card import Action, AllowedRange, AllowedValues, Constraints, ExcludedValues
+from registry.contract import Check, ImageFacts
+
+OLDEST_SHOWN = 89  # years: ages above are identifiers (HIPAA 164.514(b)(2)(i)(C))
+
+_UNITS = {"patient_age_years": "years", "bit_depth": "bits", "pixel_spacing_mm": "mm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A check and what follows from it: `IGNORE` where it holds."""
+
+    check: Check
+    action: Action
+
+
+def check_constraints(
+    constraints: Constraints, facts: ImageFacts, patient: PatientFacts
+) -> list[Finding]:
+    """Apply every constraint that is set, in the card's order."""
+    values: dict[str, str | float | None] = {
+        "modality": facts.modality or None,
+        "body_part": facts.body_part or None,
+        "view": facts.view or None,
+        "laterality": facts.laterality or None,
+        "patient_age_years": patient.age_years,
+        "patient_sex": patient.sex or None,
+        "bit_depth": facts.bit_depth or None,
+        "pixel_spacing_mm": facts.pixel_spacing_mm,
+        "photometric": facts.photometric or None,
+        "manufacturer": facts.manufacturer or None,
+    }
+    return [
+        _apply(name, rule, values[name])
+        for name in values
+        if (rule := getattr(constraints, name)) is not None
+    ]
+
+
+def _apply(
+    name: str, rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float | None
+) -> Finding:
+    if value is None:
+        holds, action = rule.absent is Action.IGNORE, rule.absent
+        code, advice = f"{name.upper()}_UNKNOWN", f"send an image whose header tells {name}"
+    else:
+        holds = _holds(rule, value)
+        action = Action.IGNORE if holds else rule.violated
+        code, advice = f"WRONG_{name.upper()}", "the model was not made for this; use another"
+    check = Check(
+        name=name,
+        measured=_shown(name, value),
+        limit=_limit(rule),
+        passed=holds,
+        code="" if holds else code,
+        unit=_UNITS.get(name, ""),
+        advice="" if holds else advice,
+    )
+    return Finding(check, action)
+
+
+def _holds(rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float) -> bool:
+    if isinstance(rule, AllowedRange):
+        return rule.allowed.holds(float(value))
+    if isinstance(rule, AllowedValues):
+        return str(value).upper() in rule.allowed
+    return str(value).upper() not in rule.excluded
+
+
+def _limit(rule: AllowedValues | AllowedRange | ExcludedValues) -> str:
+    if isinstance(rule, AllowedRange):
+        return str(rule.allowed)
+    if isinstance(rule, AllowedValues):
+        return " or ".join(rule.allowed)
+    return f"not {' or '.join(rule.excluded)}"
+
+
+def _shown(name: str, value: str | float | None) -> str | float | None:
+    if name == "patient_age_years" and isinstance(value, float):
+        return "90 or over" if value > OLDEST_SHOWN else round(value, 1)
+    return value

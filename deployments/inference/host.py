@@ -1,0 +1,113 @@
+"""One model in one process: a session, a thread for it, and a batcher in front.
+
+The calls of several Validators that wait at the same time become one run. The loop only gathers
+and splits; the session runs in a thread of its own, where the interpreter's lock is released. Two
+batches may be on their way: one runs, the other is ready when it ends.
+"""
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.topology import ModelTuning
+from deployments.inference.batcher import Batcher
+from deployments.inference.onnx import OnnxSession
+from registry.catalogue import Served
+from registry.contract import Scores, Tensors
+from registry.errors import Internal, ModelUnavailable
+
+Pixels = NDArray[np.uint8]
+
+IN_FLIGHT = 2
+
+
+class ModelHost:
+    """Serves one version of one model. Ready when the constructor returns.
+
+    Args:
+        served: The version.
+        threads: ONNX Runtime's threads.
+        deadline_s: When a run is stopped.
+
+    Raises:
+        InvalidModel: The file is not the registered one, or fails its golden case.
+    """
+
+    def __init__(self, served: Served, *, threads: int, deadline_s: float) -> None:
+        tuning = ModelTuning()
+        self._served = served
+        self._max_batch_size = tuning.max_batch_size
+        self._session = OnnxSession(
+            served.path, served.card, served.model.sha256, threads=threads, deadline_s=deadline_s
+        )
+        self._session.golden()
+        self._session.warm_up((1, tuning.max_batch_size))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnx-session")
+        self._health: Future[None] | None = None
+        self.batcher: Batcher[Pixels, Scores] = Batcher(
+            self._run,
+            max_batch_size=tuning.max_batch_size,
+            max_in_flight=IN_FLIGHT,
+            max_queue=tuning.max_queue,
+            weight=len,
+        )
+
+    async def score(self, tensors: Tensors) -> Scores:
+        """Scores of each image, in order. A row may be NaN: see `OnnxSession.run`.
+
+        Raises:
+            ModelUnavailable: This replica serves another version.
+            Overloaded: Too many calls wait.
+            InferenceTimeout: The run took too long.
+        """
+        if tensors.model.sha256 != self._served.model.sha256:
+            raise ModelUnavailable("this replica serves another version", retry_after_s=1)
+        spec = self._served.card.input
+        if tensors.pixels.shape[1:] != (spec.channels, spec.height, spec.width):
+            raise Internal("the tensor is not of the card's shape")
+        return await self.batcher.submit(tensors.pixels)
+
+    def reconfigure(self, tuning: ModelTuning) -> None:
+        """Take new limits without a restart."""
+        self._max_batch_size = tuning.max_batch_size
+        self.batcher.reconfigure(max_batch_size=tuning.max_batch_size, max_queue=tuning.max_queue)
+
+    def check_health(self) -> None:
+        """Have the golden case run once more, and say how it went the last time.
+
+        Raises:
+            InvalidModel: The last one failed.
+        """
+        last = self._health
+        if last is None or last.done():  # never waits: a long run must not make a replica sick
+            self._health = self._thread.submit(self._session.golden)
+            if last is not None:
+                last.result()
+
+    async def close(self) -> None:
+        """Answer what waits, then end the threads."""
+        await self.batcher.close()
+        self._thread.shutdown()
+        self._session.close()
+
+    async def _run(self, arrays: list[Pixels]) -> list[Scores]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._score_all, arrays)
+
+    def _score_all(self, arrays: list[Pixels]) -> list[Scores]:
+        """One run for many calls, or a few where one call brought more than a batch."""
+        pixels = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        started = time.perf_counter()
+        size = self._max_batch_size
+        values = np.concatenate(
+            [
+                self._session.run(pixels[start : start + size])
+                for start in range(0, len(pixels), size)
+            ]
+        )
+        inference_ms = (time.perf_counter() - started) * 1e3
+        rows = np.split(values, np.cumsum([len(array) for array in arrays])[:-1])
+        return [Scores(part, inference_ms, len(pixels)) for part in rows]

@@ -1,0 +1,242 @@
+"""What may be said of one image: the rules between its measures, its header, gate and scores.
+
+    a refusing rule is broken                    rejected   no score is made
+    the gate does not know the kind of image     abstained  OUT_OF_DOMAIN, no score is made
+    the header breaks an abstaining constraint   abstained  OUTSIDE_INTENDED_USE, scores for review
+    the best score is below the threshold        abstained  BELOW_THRESHOLD, scores for review
+    otherwise                                    predicted  marked for review where a rule asks
+
+Pure: no I/O, no clock. Every broken rule is named, not the first. Whatever is abstained is for
+review.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.settings import PrivacySettings
+from deployments.inference.constraints import Finding, check_constraints
+from deployments.inference.prepare import Prepared
+from deployments.inference.quality import judge
+from registry.card import Action
+from registry.catalogue import Served
+from registry.contract import (
+    Check,
+    GateVerdict,
+    ImageFacts,
+    Outcome,
+    Reason,
+    Scores,
+    Upload,
+    Validation,
+    Verdict,
+)
+from registry.errors import (
+    Failed,
+    Internal,
+    ModelNonfiniteOutput,
+    PhiInPixels,
+    Rejected,
+    ValidationFailed,
+    Violation,
+)
+
+BURNED_IN = "burned_in_annotation"
+_POLICY = {"refuse": Action.REFUSE, "review": Action.REVIEW, "accept": Action.IGNORE}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame classes below it
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that no rule refuses.
+
+    Attributes:
+        served: The version that shall answer.
+        gate: The version that is asked first, if the card names one.
+        prepared: Tensors, for the model and for the gate, in this order.
+        so_far: What can be said already; `predicted`, unless a rule abstains.
+    """
+
+    served: Served
+    gate: Served | None
+    prepared: Prepared
+    so_far: Verdict
+
+
+def screen(
+    served: Served,
+    gate: Served | None,
+    prepared: Prepared,
+    patient: str | None,
+    privacy: PrivacySettings,
+) -> Candidate | Verdict:
+    """Hold one image against its model's card. A `Verdict` where it is refused.
+
+    Args:
+        served: The version that shall answer.
+        gate: Its gate, if it has one.
+        prepared: The image.
+        patient: The patient's pseudonym.
+        privacy: What to do with burned-in annotation.
+    """
+    facts, card = prepared.facts, served.card
+    quality, score = judge(prepared.measures, card.quality)
+    findings = [
+        *check_constraints(card.constraints, facts, prepared.patient),
+        *_burned_in(facts, privacy),
+    ]
+    refusing = [check for check in quality if not check.passed]
+    refusing += [found.check for found in findings if found.action is Action.REFUSE]
+    checks = (*quality, *(found.check for found in findings))
+    reasons = _reasons(findings)
+    abstains = any(found.action is Action.ABSTAIN for found in findings)
+    verdict = Verdict(
+        outcome=Outcome.ABSTAINED if abstains else Outcome.PREDICTED,
+        facts=facts,
+        validation=Validation(is_valid=not refusing, score=score, checks=checks),
+        threshold=card.confidence_threshold,
+        needs_review=bool(reasons),
+        reasons=reasons,
+        patient=patient,
+        decode_ms=prepared.decode_ms,
+        validate_ms=prepared.measure_ms,
+        preprocess_ms=prepared.preprocess_ms,
+    )
+    if not refusing:
+        return Candidate(served, gate, prepared, verdict)
+    return replace(
+        verdict,
+        outcome=Outcome.REJECTED,
+        threshold=None,
+        needs_review=False,
+        reasons=(),
+        error=_refusal(refusing),
+    )
+
+
+def after_gate(
+    candidate: Candidate, judgement: GateVerdict | Failed, gate_ms: float
+) -> Candidate | Verdict:
+    """Go on, or end here where the gate does not accept the image or cannot say."""
+    if isinstance(judgement, Failed):
+        return failed(candidate, judgement)
+    verdict = replace(
+        candidate.so_far, gate=judgement, validate_ms=candidate.so_far.validate_ms + gate_ms
+    )
+    if judgement.passed:
+        return replace(candidate, so_far=verdict)
+    return replace(
+        verdict,
+        outcome=Outcome.ABSTAINED,
+        needs_review=True,
+        reasons=(*verdict.reasons, Reason.OUT_OF_DOMAIN),
+    )
+
+
+def decide(
+    candidate: Candidate, row: NDArray[np.float32], scores: Scores, model_ms: float
+) -> Verdict:
+    """The verdict, from the model's scores of this image, shape (labels,)."""
+    verdict = replace(
+        candidate.so_far,
+        model_ms=model_ms,
+        inference_ms=scores.inference_ms,
+        batch_size=scores.batch_size,
+    )
+    if not np.isfinite(row).all():
+        error = ModelNonfiniteOutput("the model's answer is not finite for this image")
+        return failed(replace(candidate, so_far=verdict), error)
+    labels = candidate.served.card.output.labels
+    best = int(row.argmax())
+    confidence = float(row[best])
+    reasons = verdict.reasons
+    outcome = verdict.outcome
+    if confidence < candidate.served.card.confidence_threshold:
+        reasons = (*reasons, Reason.BELOW_THRESHOLD)
+        outcome = Outcome.ABSTAINED
+    return replace(
+        verdict,
+        outcome=outcome,
+        prediction=labels[best] if outcome is Outcome.PREDICTED else None,
+        confidence=confidence,
+        scores=dict(zip(labels, map(float, row), strict=True)),
+        needs_review=bool(reasons),
+        reasons=reasons,
+    )
+
+
+def unprepared(upload: Upload, facts: ImageFacts, error: Exception) -> Verdict:
+    """The verdict on a file that could not even be measured."""
+    if isinstance(error, Rejected):
+        return Verdict(Outcome.REJECTED, facts, patient=upload.patient, error=error)
+    return Verdict(Outcome.FAILED, facts, patient=upload.patient, error=_ours(error))
+
+
+def failed(candidate: Candidate, error: Exception) -> Verdict:
+    """The verdict where it was our fault that there is none."""
+    return replace(
+        candidate.so_far,
+        outcome=Outcome.FAILED,
+        threshold=None,
+        needs_review=False,
+        reasons=(),
+        error=_ours(error),
+    )
+
+
+def _ours(error: Exception) -> Failed:
+    return error if isinstance(error, Failed) else Internal(f"raised {type(error).__name__}")
+
+
+def _reasons(findings: list[Finding]) -> tuple[Reason, ...]:
+    """Why a person must look, as far as the header tells."""
+    reasons = set()
+    for found in findings:
+        if found.action is Action.ABSTAIN and found.check.measured is not None:
+            reasons.add(Reason.OUTSIDE_INTENDED_USE)
+        elif found.action in (Action.ABSTAIN, Action.REVIEW):
+            reasons.add(Reason.INTENDED_USE_UNKNOWN)
+    return tuple(sorted(reasons))
+
+
+def _burned_in(facts: ImageFacts, privacy: PrivacySettings) -> list[Finding]:
+    """The site's policy on patient data in the pixels: PS3.3 C.7.6.1.1.5, (0028,0301).
+
+    A secondary capture (a scanned film, a screenshot) that does not say goes to a person, at least.
+    """
+    policy = _POLICY[privacy.burned_in_annotation]
+    declared = facts.burned_in_annotation
+    captured = f"{facts.sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.")
+    if declared == "YES":
+        action = policy
+    elif declared != "NO" and captured and policy is not Action.IGNORE:
+        action = Action.REVIEW
+    else:
+        return []
+    holds = action is Action.IGNORE
+    check = Check(
+        name=BURNED_IN,
+        measured=declared or None,
+        limit="NO",
+        passed=holds,
+        code="" if holds else "BURNED_IN_ANNOTATION",
+        advice="" if holds else "send an image without text in its pixels, and say so",
+    )
+    return [Finding(check, action)]
+
+
+def _refusal(broken: list[Check]) -> Rejected:
+    violations = tuple(
+        Violation(
+            rule=check.name,
+            measured=f"{check.measured} {check.unit}".strip(),
+            limit=f"{check.limit} {check.unit}".strip(),
+            advice=check.advice,
+        )
+        for check in broken
+    )
+    count = f"{len(broken)} rule{'s' if len(broken) > 1 else ''} broken"
+    if any(check.name == BURNED_IN for check in broken):
+        return PhiInPixels(f"the image may show patient data; {count}", violations)
+    return ValidationFailed(f"{count} by this image", violations)

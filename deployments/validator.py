@@ -1,0 +1,48 @@
+"""The Validator's Ray shell: see `inference.predictor` for what it does."""
+
+from configs.settings import Settings
+from configs.topology import ValidatorTuning
+from deployments.hops import Handle, ModelHop
+from deployments.inference.catalogue_watch import CatalogueWatch
+from deployments.inference.predictor import Predictor
+from deployments.telemetry.logs import configure_logs
+from registry.contract import Upload, Verdict
+
+
+class Validator:
+    """Decodes, measures and checks images, and asks the model. Any number of replicas."""
+
+    def __init__(self, models: dict[str, Handle]) -> None:
+        settings = Settings.load()
+        configure_logs(settings.log, component="validator")
+        self._catalogue = CatalogueWatch.start(settings)
+        self._models = ModelHop(models, timeout_s=settings.limits.deadline_s)
+        self._predictor = Predictor(
+            self._catalogue,
+            self._models,
+            limits=settings.limits,
+            privacy=settings.privacy,
+            pseudonym_key_file=settings.pseudonym_key_file,
+        )
+
+    def reconfigure(self, user_config: dict[str, object]) -> None:
+        """Take new tuning from `serve_config.yaml` without a restart."""
+        self._predictor.reconfigure(ValidatorTuning.model_validate(user_config))
+
+    async def screen(self, uploads: list[Upload]) -> list[Verdict]:
+        """A verdict for each image, in order."""
+        return await self._predictor.screen(uploads)
+
+    async def ready(self, _: None = None) -> None:
+        """Raises `Failed` while no image could be answered: the models are not known, or not up."""
+        self._catalogue.current()
+        await self._models.ready()
+
+    async def check_health(self) -> None:
+        """Serve replaces a replica whose check fails. Local, and never about other services."""
+        self._predictor.check_health()
+
+    async def __del__(self) -> None:
+        """Called by Serve once no request is left."""
+        await self._predictor.close()
+        await self._catalogue.close()

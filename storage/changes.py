@@ -1,0 +1,228 @@
+"""What an event changes, applied in the transaction that records it.
+
+Each function does one change and gives back what the audit entry says of it: the new values, and
+the old ones where there were any. Never a password hash, never an e-mail address. A change that the
+present state refuses raises, and the ledger then records neither it nor its entry.
+"""
+
+import hashlib
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+from pydantic import ValidationError
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.card import ModelCard
+from registry.contract import ModelRef
+from registry.errors import Conflict, IllegalTransition, InvalidModel, NotFound, Violation
+from registry.events import Change, ModelTransition, NewModelVersion, NewUser, TokenRevoked
+from registry.lifecycle import ModelStatus, check_step
+from storage.hashchain import Json
+from storage.records import decimal, model_json, rfc3339
+from storage.tables import ModelVersion, RevokedToken, User
+from storage.upsert import insert_if_absent
+
+_CLOCKS_APART = timedelta(hours=1)  # how long an ended token stays listed, for slow clocks
+
+
+async def apply(session: AsyncSession, change: Change, *, at: datetime) -> dict[str, Json]:
+    """Do `change` and say what it did, as a part of the audit payload.
+
+    Raises:
+        Conflict: A constraint or another's change stands in the way.
+        IllegalTransition: The model version's status does not allow the step.
+        InvalidModel: The card is not that of this version.
+        NotFound: No such model version.
+    """
+    match change:
+        case NewUser():
+            return await _new_user(session, change, at)
+        case TokenRevoked():
+            return await _token_revoked(session, change, at)
+        case NewModelVersion():
+            return await _new_model_version(session, change, at)
+        case ModelTransition():
+            return await _model_transition(session, change, at)
+        case _:
+            raise TypeError(f"{type(change).__name__} is not applied but inserted")
+
+
+async def _new_user(session: AsyncSession, change: NewUser, at: datetime) -> dict[str, Json]:
+    await session.execute(
+        insert(User).values(
+            id=change.user_id,
+            created_at=at,
+            username=change.username.lower(),
+            email=change.email,
+            password_hash=change.password_hash,
+            role=change.role,
+            must_change_password=change.must_change_password,
+        )
+    )
+    return {
+        "kind": "new_user",
+        "user_id": str(change.user_id),
+        "username": change.username.lower(),
+        "role": str(change.role),
+        "must_change_password": change.must_change_password,
+    }
+
+
+async def _token_revoked(
+    session: AsyncSession, change: TokenRevoked, at: datetime
+) -> dict[str, Json]:
+    """Revoking twice is no error (RFC 7009, section 2.2). What has ended anyway is cleared away."""
+    await session.execute(delete(RevokedToken).where(RevokedToken.expires_at < at - _CLOCKS_APART))
+    await insert_if_absent(
+        session,
+        RevokedToken,
+        token_id=change.token_id,
+        user_id=change.user_id,
+        expires_at=change.expires_at,
+    )
+    return {
+        "kind": "token_revoked",
+        "token_id": change.token_id,
+        "user_id": str(change.user_id),
+        "expires_at": rfc3339(change.expires_at),
+    }
+
+
+async def _new_model_version(
+    session: AsyncSession, change: NewModelVersion, at: datetime
+) -> dict[str, Json]:
+    _check_card(change)
+    _check_path(change.path)
+    await session.execute(
+        insert(ModelVersion).values(
+            id=change.model.id,
+            created_at=at,
+            status_changed_at=at,
+            model_name=change.model.name,
+            version=change.model.version,
+            status=ModelStatus.REGISTERED,
+            file_path=change.path,
+            file_hash=change.model.sha256,
+            file_size_bytes=change.size_bytes,
+            clinical_domain=change.clinical_domain,
+            confidence_threshold=change.confidence_threshold,
+            card=change.card,
+            registered_by=change.registered_by,
+        )
+    )
+    return {
+        "kind": "new_model_version",
+        "model": model_json(change.model),
+        "status": str(ModelStatus.REGISTERED),
+        "card_sha256": hashlib.sha256(change.card.encode()).hexdigest(),
+        "path": change.path,
+        "size_bytes": change.size_bytes,
+        "clinical_domain": change.clinical_domain,
+        "confidence_threshold": decimal(change.confidence_threshold),
+        "registered_by": change.registered_by,
+    }
+
+
+async def _model_transition(
+    session: AsyncSession, change: ModelTransition, at: datetime
+) -> dict[str, Json]:
+    check_step(change.before, change.after)
+    replaced = None
+    if change.after is ModelStatus.ACTIVE:
+        replaced = await _step_back(session, change.model, at)
+    values: dict[str, object] = {"status": change.after, "status_changed_at": at}
+    signed_off = change.after is ModelStatus.APPROVED and change.before is not ModelStatus.ACTIVE
+    if signed_off:
+        values["approved_by"] = change.by
+    moved = await session.execute(
+        update(ModelVersion)
+        .where(
+            ModelVersion.id == change.model.id,
+            ModelVersion.model_name == change.model.name,
+            ModelVersion.version == change.model.version,
+            ModelVersion.file_hash == change.model.sha256,  # signed off is this file, no other
+            ModelVersion.status == change.before,
+        )
+        .values(values)
+        .returning(ModelVersion.id)
+    )
+    if moved.first() is None:
+        raise await _refusal(session, change)
+    return {
+        "kind": "model_transition",
+        "model": model_json(change.model),
+        "before": str(change.before),
+        "after": str(change.after),
+        "by": change.by,
+        "replaced": replaced,
+    }
+
+
+async def _step_back(
+    session: AsyncSession, model: ModelRef, at: datetime
+) -> dict[str, Json] | None:
+    """Move the version that serves under this name back to approved, if there is one."""
+    moved = await session.execute(
+        update(ModelVersion)
+        .where(
+            ModelVersion.model_name == model.name,
+            ModelVersion.status == ModelStatus.ACTIVE,
+            ModelVersion.id != model.id,
+        )
+        .values(status=ModelStatus.APPROVED, status_changed_at=at)
+        .returning(ModelVersion.id, ModelVersion.version, ModelVersion.file_hash)
+    )
+    row = moved.first()
+    if row is None:
+        return None
+    return model_json(ModelRef(row.id, model.name, row.version, row.file_hash))
+
+
+async def _refusal(
+    session: AsyncSession, change: ModelTransition
+) -> NotFound | IllegalTransition | Conflict:
+    """Why no row was moved."""
+    row = (
+        await session.execute(
+            select(ModelVersion.status, ModelVersion.file_hash).where(
+                ModelVersion.id == change.model.id
+            )
+        )
+    ).first()
+    if row is None:
+        return NotFound("no such model version")
+    if row.status == change.before:
+        return Conflict("the version's name, number or file is not the one named")
+    return IllegalTransition(
+        f"the version is {row.status}, not {change.before}",
+        (Violation("status", row.status, change.before, "read the version's status again"),),
+    )
+
+
+def _check_card(change: NewModelVersion) -> None:
+    """The card decides what is served, so what is stored beside it must not say otherwise."""
+    try:
+        card = ModelCard.model_validate_json(change.card)
+    except ValidationError:
+        raise InvalidModel("the card cannot be read") from None
+    model = change.model
+    rules = (
+        ("name", model.name == card.name),
+        ("version", model.version == card.version),
+        ("sha256", model.sha256 == card.sha256),
+        ("clinical_domain", change.clinical_domain == card.clinical_domain),
+        ("confidence_threshold", change.confidence_threshold == card.confidence_threshold),
+    )
+    broken = tuple(
+        Violation(name, limit="what the card says") for name, holds in rules if not holds
+    )
+    if broken:
+        raise InvalidModel("the card is of another version", broken)
+
+
+def _check_path(path: str) -> None:
+    """The file's place is relative to the model directory and stays inside it."""
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not parts.name:
+        raise InvalidModel("the file's place is not inside the model directory")

