@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from configs.settings import Settings
-from deployments import runtime
+from deployments import runs, runtime
 from deployments.commands import audit, db, users
 from deployments.commands_infer import infer
 from deployments.commands_models import initialise, models
@@ -78,7 +78,7 @@ def demo() -> None:
 def env() -> None:
     """Print Ray's switches as shell exports, for `ray start`: eval "$(medai env)"."""
     settings = Settings.load()
-    for name, value in runtime.flags(settings, settings.home_dir / "run").items():
+    for name, value in runtime.flags(settings, runs.shared_directory()).items():
         print(f"export {name}={value!r}")  # noqa: T201  # a shell reads it
 
 

@@ -46,6 +46,10 @@ class Problem(Exception):
         return "; ".join([f"{self.status} {detail}", *rules])
 
 
+Unreachable = httpx2.TransportError
+"""Raised where the server cannot be reached, or the connection breaks."""
+
+
 class Client:
     """One server, one user. Use as a context, or close it.
 

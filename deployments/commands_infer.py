@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from configs.settings import Settings
-from deployments.client import Client, Problem
+from deployments.client import Client, Problem, Unreachable
 from registry.errors import BadRequest
 
 EXIT_SOME_REFUSED = 1
@@ -40,18 +40,25 @@ def infer(
     server = Settings.load().server
     console = Console(highlight=False)
     password = sys.stdin.readline().rstrip("\n") if password_stdin else getpass.getpass()
+    address = url or f"http://{server.host}:{server.port}"
     refused = 0
-    with Client(url or f"http://{server.host}:{server.port}") as client:
-        try:
+    try:
+        with Client(address) as client:
             client.login(user or getpass.getuser(), password)
-        except Problem as problem:
-            raise BadRequest(f"cannot log in: {problem}") from None
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            for file in progress.track(files, description="inferring"):
-                document, answered = _ask(client, file, model)
-                refused += not answered
-                _print(console, file, document, as_json=as_json)
-        client.logout()
+            with Progress(console=Console(stderr=True), transient=True) as progress:
+                for file in progress.track(files, description="inferring"):
+                    document, answered = _ask(client, file, model)
+                    refused += not answered
+                    _print(console, file, document, as_json=as_json)
+            client.logout()
+    except Problem as problem:
+        raise BadRequest(f"cannot log in: {problem}") from None
+    except Unreachable:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"medai: nobody answers at {address}: start the server with `medai serve`, "
+            "or name another with --url"
+        )
+        raise typer.Exit(EXIT_UNREACHABLE) from None
     raise typer.Exit(EXIT_SOME_REFUSED if refused else os.EX_OK)
 
 

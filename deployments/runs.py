@@ -18,6 +18,8 @@ import psutil
 
 from registry.errors import InvalidConfiguration
 
+# HAProxy takes socket paths of 97 bytes; Ray's part of one has 68. A home may be deeper.
+SHORT = "/tmp"  # noqa: S108  # only private directories are made in it
 MARK = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"  # a switch of ours that holds the run's directory
 GRACE_S = 3.0
 
@@ -54,13 +56,26 @@ def begin(home: Path) -> Run:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     record = home / "server.json"
     _end_last(record)
-    # Below /tmp, because a Unix socket's path may have 107 bytes only and a home may be deep.
-    directory = Path(tempfile.mkdtemp(prefix="medai-"))
+    directory = Path(tempfile.mkdtemp(prefix="medai-", dir=SHORT))
     me = psutil.Process()
     record.write_text(
         json.dumps({"pid": me.pid, "started": me.create_time(), "directory": str(directory)})
     )
     return Run(directory, record)
+
+
+def shared_directory() -> Path:
+    """The private directory for whoever starts Ray by other means; see `medai env`.
+
+    Raises:
+        InvalidConfiguration: Somebody else has made it.
+    """
+    directory = Path(SHORT) / f"medai-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    owner = directory.lstat()
+    if owner.st_uid != os.getuid() or owner.st_mode & 0o077 or directory.is_symlink():
+        raise InvalidConfiguration(f"{directory} is not yours alone: remove it and try again")
+    return directory
 
 
 def _end_last(record: Path) -> None:

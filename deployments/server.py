@@ -10,8 +10,8 @@
 
 import asyncio
 import contextlib
+import io
 import logging
-import os
 import re
 import secrets
 import signal
@@ -103,7 +103,7 @@ class Server:
             yield
         finally:
             # Ray prints that actors died which it has just been told to end.
-            with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with contextlib.redirect_stdout(io.StringIO()):
                 with contextlib.suppress(Exception):  # whatever Serve says, Ray must go
                     await serve.shutdown_async()  # type: ignore[no-untyped-call]  # Ray's omission
                 ray.shutdown()

@@ -35,14 +35,15 @@ class Service:
     process: "subprocess.Popen[bytes]"
     output: Path
 
-    def client(self, username: str | None = None) -> httpx2.Client:
+    @contextmanager
+    def client(self, username: str | None = None) -> Iterator[httpx2.Client]:
         """A client of the service; logged in where a user is named."""
-        client = httpx2.Client(base_url=self.url, timeout=30)
-        if username is not None:
-            form = {"username": username, "password": PASSWORD}
-            token = client.post("/auth/login", data=form).raise_for_status().json()["access_token"]
-            client.headers["Authorization"] = f"Bearer {token}"
-        return client
+        with httpx2.Client(base_url=self.url, timeout=30) as client:
+            if username is not None:
+                form = {"username": username, "password": PASSWORD}
+                answer = client.post("/auth/login", data=form).raise_for_status()
+                client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+            yield client
 
     def medai(self, *arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Run a `medai` command against the service's home."""
