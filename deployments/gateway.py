@@ -66,7 +66,7 @@ class Gateway:
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
         tuning = GatewayTuning.model_validate(user_config)
-        self._screening.batcher.reconfigure(**tuning.validator.model_dump())
+        self._screening.reconfigure(tuning.validator)
         self._audit.batcher.reconfigure(**tuning.audit.model_dump())
 
     async def drain(self, limit_s: float) -> None:

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from configs.topology import HopTuning
 from deployments.inference.batcher import Batcher
+from deployments.inference.signature import signature
 from registry.contract import Receipt, Scores, Tensors, Upload, Verdict
 from registry.errors import (
     AuditUnavailable,
@@ -87,11 +88,21 @@ class ValidatorHop:
         call: Call[list[Upload], Sequence[Verdict | BaseException]] = Call(
             handle, "screen", timeout_s=timeout_s, lost=ModelUnavailable
         )
-        self.batcher = Batcher(call, **tuning.model_dump())
+        self._light: Batcher[Upload, Verdict] = Batcher(call, **tuning.model_dump())
+        # A file that takes the guard tens of ms goes alone, or its batch-mates would wait for it.
+        self._heavy: Batcher[Upload, Verdict] = Batcher(
+            call, **(tuning.model_dump() | {"max_batch_size": 1})
+        )
+
+    def reconfigure(self, tuning: HopTuning) -> None:
+        """Take new tuning."""
+        self._light.reconfigure(**tuning.model_dump())
+        self._heavy.reconfigure(**(tuning.model_dump() | {"max_batch_size": 1}))
 
     async def screen(self, upload: Upload) -> Verdict:
         """See `inference.service.Screening`."""
-        return await self.batcher.submit(upload)
+        batcher = self._heavy if signature(upload.body).heavy else self._light
+        return await batcher.submit(upload)
 
 
 class AuditHop:

@@ -154,7 +154,12 @@ def read_dicom(
         frames = int(header.get("NumberOfFrames") or 1)
         _check_header(header, frames, limits)
         frame = _chosen(frame, frames)
-        stored, properties = get_decoder(syntax).as_array(header, index=frame - 1)
+        # Unused bits as they are: pydicom would clear them, and with them a codec's surplus.
+        stored, properties = get_decoder(syntax).as_array(
+            header,
+            index=frame - 1,
+            correct_unused_bits=False,  # type: ignore[arg-type]  # pydicom lacks Unpack here
+        )
         transform = _transform(header, frame)
         pixels = _shown(stored, str(properties["photometric_interpretation"]), header, transform)
     image = Image.fromarray(pixels)
@@ -214,7 +219,10 @@ def _check_header(header: Dataset, frames: int, limits: LimitSettings) -> None:
         )
     rows, columns = int(header.Rows), int(header.Columns)
     if rows < 1 or columns < 1 or frames < 1:
-        raise UndecodableImage("the header claims an image without pixels")
+        raise UndecodableImage(
+            "the header claims an image without pixels",
+            (Violation("pixels", f"{columns} x {rows} x {frames}", "at least 1 of each"),),
+        )
     check_size(columns, rows, frames, limits)
     photometric = str(header.get("PhotometricInterpretation") or "")
     samples = 3 if photometric in _COLOUR else 1
@@ -286,9 +294,10 @@ def _shown(
         return to_8_bit(coloured, 8 * coloured.dtype.itemsize)
     low, high = stored_range(header)
     if photometric in _GREY:
-        # Native pixels may have other things above the high bit; a codec's output may not.
+        # Native pixels may have other things above the high bit; a codec's output may not. (It may
+        # leave the sign to us: then a signed value has the form of an unsigned one.)
         if UID(header.file_meta.TransferSyntaxUID).is_encapsulated and (
-            stored.min() < low or stored.max() > high
+            stored.min() < low or stored.max() > high - low
         ):
             raise UndecodableImage(
                 "the pixels do not fit the header",

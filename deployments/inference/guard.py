@@ -6,6 +6,7 @@ whose file it is.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
@@ -60,11 +61,11 @@ class Guard:
         self._turns = asyncio.Semaphore(processes)
         self._idle: list[socket.socket] = []
         self._server: _ForkServer | None = None
+        self._start_failure = 0  # the exit code of a fork server that gave up by itself
 
     def start(self) -> None:
         """Start the fork server now, so that the first file finds it warm."""
-        if self._server is None:
-            self._server = _ForkServer(self._memory_bytes, self._wall_s)
+        self._running()
 
     def reconfigure(self, *, processes: int) -> None:
         """Change how many files are decoded at once. What runs, runs on."""
@@ -72,8 +73,8 @@ class Guard:
 
     def check_health(self) -> None:
         """Raises `Internal` where the fork server cannot start on this machine."""
-        if self._server is not None and (self._server.exit_code or 0) > 0:
-            raise Internal(f"the image decoder does not start (exit {self._server.exit_code})")
+        if self._start_failure:
+            raise self._no_start()
 
     async def prepare(self, work: Work) -> Prepared:
         """Like `inference.prepare.prepare`, in a guarded process.
@@ -107,53 +108,56 @@ class Guard:
 
     async def _ask(self, work: Work) -> Prepared:
         started = time.monotonic()
+        server = self._running()
         try:
             async with asyncio.timeout(self._wall_s + GRACE_S):
-                return await self._exchange(work)
+                return await self._exchange(server, work)
         except TimeoutError:
             self.close()
             raise Overloaded("the image decoder did not answer", retry_after_s=1) from None
         except _WorkerGone:
-            raise self._why_gone(time.monotonic() - started) from None
+            raise self._why_gone(server, time.monotonic() - started) from None
 
-    async def _exchange(self, work: Work) -> Prepared:
+    async def _exchange(self, server: "_ForkServer", work: Work) -> Prepared:
         """One request and its answer. The worker goes back only after a good one."""
-        worker = self._worker()
+        worker = self._idle_worker() or server.fork()
         try:
             header, payload = await _converse(worker, work, self._limits)
+            self._start_failure = 0
             prepared, again = unpack_answer(header, payload, work)
         except BaseException:
             worker.close()
             raise
-        if again:
+        if again and server is self._server:
             self._idle.append(worker)
         else:
             worker.close()
         return prepared
 
-    def _worker(self) -> socket.socket:
+    def _running(self) -> "_ForkServer":
+        """The fork server; another where the last one has ended."""
+        if self._server is not None and self._server.exit_code is not None:
+            self.close()
+        if self._server is None:
+            self._server = _ForkServer(self._memory_bytes, self._wall_s)
+        return self._server
+
+    def _idle_worker(self) -> socket.socket | None:
         while self._idle:
             worker = self._idle.pop()
             if _is_open(worker):
                 return worker
             worker.close()
-        if self._server is not None and self._server.exit_code is not None:
-            self._server.close()
-            self._server = None
-        self.start()
-        assert self._server is not None
-        try:
-            return self._server.fork()
-        except OSError:
-            raise _WorkerGone from None
+        return None
 
-    def _why_gone(self, elapsed_s: float) -> MedAIError:
+    def _why_gone(self, server: "_ForkServer", elapsed_s: float) -> MedAIError:
         """The file's fault, or ours? A worker ends with its server, and not for its file's sake."""
-        if self._server is None or self._server.ended():
-            try:
-                self.check_health()
-            except Internal as error:
-                return error
+        if server.ended():
+            self._start_failure = max(0, server.exit_code or 0)
+            if server is self._server:
+                self.close()
+            if self._start_failure:
+                return self._no_start()
             return Overloaded("the image decoder is being restarted", retry_after_s=1)
         took_long = elapsed_s >= self._wall_s
         limit = f"at most {self._wall_s:g} s" if took_long else "the decoder's own limits"
@@ -161,6 +165,9 @@ class Guard:
             "decoding took too long" if took_long else "the decoder died of this file",
             (Violation("decoding", limit=limit, advice="export the image again, or smaller"),),
         )
+
+    def _no_start(self) -> Internal:
+        return Internal(f"the image decoder does not start (exit {self._start_failure})")
 
 
 class _ForkServer:
@@ -190,18 +197,22 @@ class _ForkServer:
         return self._process.poll()
 
     def ended(self) -> bool:
-        """Whether it runs no more. Its socket closes a moment before its exit code is there."""
-        return not _is_open(self._control) or self.exit_code is not None
+        """Whether it runs no more."""
+        if not _is_open(self._control):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)  # the socket closes a moment before the exit code is there
+            return True
+        return self.exit_code is not None
 
     def fork(self) -> socket.socket:
-        """A new worker's socket. Raises `OSError` where the server has ended."""
+        """A new worker's socket. Raises `_WorkerGone` where the server has ended."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 socket.send_fds(self._control, [b"w"], [theirs.fileno()])
             except OSError:
                 ours.close()
-                raise
+                raise _WorkerGone from None
         ours.setblocking(False)
         return ours
 

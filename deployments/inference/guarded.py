@@ -53,7 +53,7 @@ def main() -> None:
     while True:
         message, sockets, _, _ = socket.recv_fds(control, 1, 1)
         if not message:
-            os._exit(0)
+            return
         if os.fork() == 0:
             try:
                 control.close()

@@ -124,14 +124,15 @@ def survey(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
 
 def _from_histogram(counts: list[int]) -> tuple[float, float, float, float]:
     """Brightness, contrast, dynamic range and clipping."""
-    histogram = np.asarray(counts, np.float64)
-    histogram /= histogram.sum()
-    levels = np.arange(256) / 255
-    mean = float(histogram @ levels)
-    variance = float(histogram @ (levels - mean) ** 2)
-    low, high = np.searchsorted(np.cumsum(histogram), (0.01, 0.99))
-    clipped = float(histogram[254:].sum())
-    return mean, math.sqrt(variance), float(high - low) / 255, min(clipped, 1.0)
+    histogram = np.asarray(counts)
+    levels = np.arange(256)
+    # In whole numbers: the last digit does not depend on how a sum is split.
+    pixels, total = int(histogram.sum()), int(histogram @ levels)
+    squares = int(histogram @ (levels * levels))
+    deviation = math.sqrt(pixels * squares - total * total) / pixels
+    low, high = np.searchsorted(np.cumsum(histogram), (0.01 * pixels, 0.99 * pixels))
+    clipped = int(histogram[254:].sum())
+    return total / pixels / 255, deviation / 255, float(high - low) / 255, clipped / pixels
 
 
 def _content(copy: NDArray[np.uint8]) -> tuple[slice, slice]:

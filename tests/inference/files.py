@@ -51,9 +51,7 @@ def photograph(name: str) -> bytes:
 
 def decode(body: bytes, **options: Any) -> DecodedImage:
     """Read a file of whatever type it is."""
-    return read(
-        body, signature(body).media_type, file_facts(body), **{"limits": LIMITS, **options}
-    )
+    return read(body, signature(body).media_type, file_facts(body), **{"limits": LIMITS, **options})
 
 
 def file_facts(body: bytes) -> ImageFacts:
@@ -82,7 +80,9 @@ def film_jpeg(side: int = 224) -> bytes:
     return encoded(np.asarray(picture), "JPEG", quality=90)
 
 
-def make_dicom(pixels: NDArray[Any], *, syntax: UID = ExplicitVRLittleEndian, **changes: Any) -> bytes:
+def make_dicom(
+    pixels: NDArray[Any], *, syntax: UID = ExplicitVRLittleEndian, **changes: Any
+) -> bytes:
     """A DICOM file of one grey frame, with `changes` to its attributes; None removes one."""
     data = Dataset()
     data.file_meta = FileMetaDataset()

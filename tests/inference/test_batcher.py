@@ -4,11 +4,13 @@ import asyncio
 import contextvars
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from deployments.inference.batcher import Batcher
 from registry.errors import Internal, InvalidModel, ModelHalted, Overloaded, Violation
+from tests.inference.ticks import until
 
 request_context: contextvars.ContextVar[str] = contextvars.ContextVar("request_context")
 
@@ -36,7 +38,8 @@ class Echo:
 
 
 def batcher(send: Echo, **limits: int) -> Batcher[int, int]:
-    return Batcher(send, **{"max_batch_size": 16, "max_in_flight": 1, "max_queue": 512, **limits})
+    defaults: dict[str, Any] = {"max_batch_size": 16, "max_in_flight": 1, "max_queue": 512}
+    return Batcher(send, **{**defaults, **limits})
 
 
 async def test_a_burst_goes_as_one_call() -> None:
@@ -81,7 +84,9 @@ async def test_items_gather_while_calls_are_in_flight() -> None:
 async def test_no_call_carries_more_than_the_batch_size() -> None:
     echo = Echo()
 
-    await asyncio.gather(*(batch.submit(item) for batch in [batcher(echo, max_batch_size=4)] for item in range(10)))
+    await asyncio.gather(
+        *(batch.submit(item) for batch in [batcher(echo, max_batch_size=4)] for item in range(10))
+    )
 
     assert [len(call) for call in echo.calls] == [4, 4, 2]
 
@@ -210,7 +215,7 @@ async def test_a_caller_who_leaves_before_departure_is_not_sent() -> None:
 
     assert under_test.depth == 1
     echo.gate.set()
-    assert await asyncio.gather(first, stays) == [0, 1]
+    assert [await first, await stays] == [0, 1]
     assert echo.calls == [[0], [1]]
 
 
@@ -253,8 +258,7 @@ async def test_an_error_that_arrives_as_its_caller_leaves_is_not_reported_as_uns
     for _ in range(3):
         await asyncio.sleep(0)
     release.set()
-    while under_test.in_flight:
-        await asyncio.sleep(0)
+    await until(lambda: not under_test.in_flight)
 
     leaves.cancel()
     await asyncio.gather(leaves, return_exceptions=True)
@@ -275,6 +279,23 @@ async def test_calls_run_in_an_empty_context() -> None:
     await asyncio.gather(*map(under_test.submit, range(3)))
 
     assert seen == [None, None, None]
+
+
+async def test_calls_made_while_closing_run_in_an_empty_context_too() -> None:
+    seen: list[str | None] = []
+
+    async def send(items: list[int]) -> Sequence[int | BaseException]:
+        seen.append(request_context.get(None))
+        return items
+
+    under_test: Batcher[int, int] = Batcher(send, max_batch_size=1, max_in_flight=1, max_queue=8)
+    answer = asyncio.ensure_future(under_test.submit(1))
+    await asyncio.sleep(0)
+    request_context.set("a request that Serve may cancel")
+    await under_test.close()
+
+    assert await answer == 1
+    assert seen == [None]
 
 
 async def test_limits_change_while_it_runs() -> None:

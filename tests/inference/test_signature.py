@@ -1,0 +1,95 @@
+"""Signatures: what first bytes say, and that no file makes the walk long."""
+
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.inference.signature import HEAVY_BYTES, Signature, signature
+from tests.inference.files import HEAD_CT, dicom_file, encoded, film_jpeg, photograph
+
+
+def chunk(kind: bytes, content: bytes = b"") -> bytes:
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks)
+
+
+def test_a_jpeg_tells_its_size_and_is_light() -> None:
+    assert signature(film_jpeg()) == Signature("image/jpeg", 224, 224, 8, heavy=False)
+
+
+def test_a_png_tells_its_size_and_depth() -> None:
+    sixteen = encoded(np.zeros((30, 40), np.uint16))
+
+    assert signature(sixteen) == Signature("image/png", 40, 30, 16, heavy=False)
+
+
+def test_dicom_is_always_heavy() -> None:
+    assert signature(dicom_file(HEAD_CT)) == Signature("application/dicom")
+
+
+@pytest.mark.parametrize("body", [b"", b"GIF89a" + bytes(200), b"PK\3\4", b"II*\0" + bytes(200)])
+def test_anything_else_has_no_type_and_costs_nothing(body: bytes) -> None:
+    assert signature(body) == Signature("", heavy=False)
+
+
+def test_a_large_picture_in_a_small_file_is_heavy() -> None:
+    assert signature(png(6000, 6000, chunk(b"IDAT"))).heavy
+    assert not signature(png(600, 600, chunk(b"IDAT"))).heavy
+    assert signature(encoded(np.zeros((1500, 1500), np.uint8), "JPEG")).heavy
+
+
+def test_a_large_file_is_heavy() -> None:
+    assert signature(png(60, 60, chunk(b"IDAT", bytes(HEAVY_BYTES)))).heavy
+
+
+def test_many_scans_make_a_jpeg_heavy() -> None:
+    ordinary = encoded(np.zeros((64, 64), np.uint8), "JPEG", progressive=True)
+
+    assert not signature(ordinary).heavy
+    assert signature(ordinary + b"\xff\xda" * 20).heavy
+
+
+def test_metadata_before_the_picture_is_stepped_over() -> None:
+    text = chunk(b"tEXt", b"k\0" + bytes(500))
+    fill = b"\xff\xd8" + b"\xff\xe0\0\4ab" + b"\xff" * 3 + b"\xd0" + film_jpeg()[2:]
+
+    assert signature(png(60, 50, text, chunk(b"IDAT"))).width == 60
+    assert signature(fill).width == 224
+
+
+def test_a_picture_that_never_starts_is_heavy() -> None:
+    assert signature(png(60, 50, chunk(b"tEXt"))) == Signature("image/png", 60, 50, 8, heavy=True)
+    assert signature(film_jpeg()[:30]) == Signature("image/jpeg")
+    assert signature(b"\xff\xd8\xff\xda" + bytes(100)) == Signature("image/jpeg")
+    assert signature(b"\x89PNG\r\n\x1a\n" + bytes(40)) == Signature("image/png")
+
+
+def test_a_flood_of_segments_ends_the_walk() -> None:
+    flood = b"\xff\xd8" + b"\xff\xfe\0\2" * 2_000_000
+
+    started = time.perf_counter()
+    found = signature(flood)
+
+    assert found == Signature("image/jpeg")
+    assert signature(png(9, 9, *[chunk(b"tEXt")] * 300, chunk(b"IDAT"))).heavy
+    assert time.perf_counter() - started < 1
+
+
+def test_photographs_agree_with_their_decoder() -> None:
+    assert signature(photograph("rocket.jpg")).width == 640
+    assert signature(photograph("chessboard_GRAY.png")).width == 200
+
+
+@given(st.binary(max_size=64), st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b""]))
+def test_no_bytes_make_it_fail(tail: bytes, head: bytes) -> None:
+    assert signature(head + tail).media_type in ("image/jpeg", "image/png", "")
