@@ -13,11 +13,20 @@ import os
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import resources
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from registry.errors import InvalidConfiguration, Violation
@@ -26,6 +35,8 @@ PREFIX = "MEDAI_"
 DELIMITER = "__"
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Days = Annotated[float, Field(gt=0, le=90 * 86_400)]  # in seconds
+Rate = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour|day))?$")]  # "": none
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
@@ -53,6 +64,9 @@ class AuthSettings(Section):
     issuer: str = "medai-flow"
     audience: str = "medai-flow"
     access_token_s: Seconds = 900.0
+    refresh_idle_s: Days = 8 * 3600.0  # how long a session may rest: a shift
+    refresh_absolute_s: Days = 7 * 86_400.0  # after which the password is asked for in any case
+    reset_token_s: Seconds = 900.0  # how long a right to set a password once is good
     clock_leeway_s: float = Field(default=30.0, ge=0, le=60)
     key_dir: Path | None = None  # Ed25519 keys, one `<kid>.pem` each; default `<home>/keys`
     generate_keys: bool = True  # make what is missing at first start; production says false
@@ -74,6 +88,36 @@ class LimitSettings(Section):
     audit_timeout_s: Seconds = 2.0
     max_in_progress: int = Field(default=256, ge=1, le=10_000)  # requests a gateway works on
     retry_after_s: int = Field(default=1, ge=1, le=3600)
+
+
+class RateLimitSettings(Section):
+    """How often one may ask; see `api.rate_limits`. An empty rate sets no limit.
+
+    The defaults stop a client that runs away, not one that works: a user, who may be a whole
+    application, has 2,000 requests a second on each gateway (on all together with Redis).
+    """
+
+    storage: SecretStr = SecretStr("memory://")  # or redis://[:password@]host:port[/db], rediss://
+    per_user: Rate = "2000/second"
+    per_address: Rate = "200/second"  # requests that prove nobody's identity
+    login: Rate = "10/minute"  # of one address for one user name
+    login_per_address: Rate = "100/minute"  # a ward behind one address logs in at shift change
+    trusted_proxies: tuple[str, ...] = ()  # networks, as in 10.0.0.0/8: X-Forwarded-For counts
+    storage_timeout_s: Seconds = 0.25
+
+    @field_validator("storage")
+    @classmethod
+    def _a_storage_we_know(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("memory://", "redis://", "rediss://")):
+            raise ValueError("say memory://, redis://host:port or rediss://host:port")
+        return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ip_network(network)  # raises ValueError
+        return networks
 
 
 class PrivacySettings(Section):
@@ -123,6 +167,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
+    ratelimit: RateLimitSettings = RateLimitSettings()
     privacy: PrivacySettings = PrivacySettings()
     log: LogSettings = LogSettings()
     server: ServerSettings = ServerSettings()

@@ -24,8 +24,8 @@ class Section(BaseModel):
 class HopTuning(Section):
     """How requests are gathered into one call to the next deployment.
 
-    An idle hop sends at once; while `max_in_flight` calls are on their way, requests gather, at most
-    `max_batch_size` a call; beyond `max_queue` waiting the caller gets 503.
+    An idle hop sends at once. While `max_in_flight` calls are on their way requests gather, at
+    most `max_batch_size` a call; beyond `max_queue` waiting the caller gets 503.
     """
 
     max_batch_size: int = Field(default=16, ge=1, le=512)

@@ -25,6 +25,7 @@ class Gateway:
     def __init__(self, validator: Handle, audit: Handle) -> None:
         settings = Settings.load()
         configure_logs(settings.log, component="gateway")
+        self._docs = settings.profile != "production"  # ASVS 13.4.5
         tuning = GatewayTuning()
         limits = settings.limits
         self._database = Database(settings.database, settings.database_url)
@@ -58,7 +59,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application Serve puts behind HAProxy."""
-        return create_app(self._services)
+        return create_app(self._services, docs=self._docs)
 
     async def _reachable(self) -> None:
         await self._database.ping()

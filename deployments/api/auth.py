@@ -49,6 +49,19 @@ LOGIN_BODY: Final[dict[str, Any]] = {
 }
 
 
+LOGIN_PROBLEMS: Final = problems(
+    errors.BadRequest,
+    errors.Unauthenticated,
+    errors.RequestTimeout,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.ValidationFailed,
+    errors.Overloaded,
+    errors.AuditUnavailable,
+    errors.DatabaseUnavailable,
+)
+
+
 class TokenAnswer(BaseModel):
     """RFC 6749 §5.1."""
 
@@ -61,8 +74,8 @@ class TokenAnswer(BaseModel):
     must_change_password: bool
 
 
-class Me(BaseModel):
-    """Who the caller is."""
+class SessionDetails(BaseModel):
+    """Whom a token stands for at this moment, and until when."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,28 +85,30 @@ class Me(BaseModel):
     expires_at: datetime
 
 
+def session_details(request: Request) -> SessionDetails:
+    """The session of a request. Raises `Unauthenticated` on a public route."""
+    principal, claims = principal_of(request), claims_of(request)
+    return SessionDetails(
+        user_id=principal.user_id,
+        username=principal.username,
+        role=principal.role,
+        expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
+    )
+
+
 def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
     """The routes of this file."""
     router = guarded_router("authentication")
 
     @router.post(
         "/auth/login",
+        summary="Log in",
         openapi_extra={"requestBody": LOGIN_BODY},
-        responses=problems(
-            errors.BadRequest,
-            errors.Unauthenticated,
-            errors.RequestTimeout,
-            errors.PayloadTooLarge,
-            errors.UnsupportedMediaType,
-            errors.ValidationFailed,
-            errors.Overloaded,
-            errors.AuditUnavailable,
-            errors.DatabaseUnavailable,
-        ),
+        responses=LOGIN_PROBLEMS,
     )
     @requires(PUBLIC, max_body_bytes=MAX_FORM_BYTES)
     async def log_in(request: Request) -> TokenAnswer:
-        """Give user name and password, get an access token.
+        """User name and password for an access token.
 
         Unknown users, wrong passwords, locked and disabled accounts are all the same 401.
         """
@@ -108,7 +123,12 @@ def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
             must_change_password=logged_in.must_change_password,
         )
 
-    @router.post("/auth/logout", status_code=204, responses=problems(errors.AuditUnavailable))
+    @router.post(
+        "/auth/logout",
+        summary="Log out",
+        status_code=204,
+        responses=problems(errors.AuditUnavailable),
+    )
     @requires(Permission.SESSION)
     async def log_out(request: Request) -> Response:
         """End the token that this request came with, on every gateway."""
@@ -118,17 +138,11 @@ def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
         )
         return Response(status_code=204)
 
-    @router.get("/auth/me")
+    @router.get("/auth/me", summary="Who am I")
     @requires(Permission.SESSION)
-    async def me(request: Request) -> Me:
-        """Who the token stands for at this moment, and until when."""
-        principal, claims = principal_of(request), claims_of(request)
-        return Me(
-            user_id=principal.user_id,
-            username=principal.username,
-            role=principal.role,
-            expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
-        )
+    async def me(request: Request) -> SessionDetails:
+        """Whom the token stands for at this moment, and until when."""
+        return session_details(request)
 
     return router
 

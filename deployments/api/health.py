@@ -162,25 +162,29 @@ def routes(checks: HealthChecks) -> APIRouter:
         document = {"live": True, "ready": ready, "started": checks.started, "checks": results}
         return _json(document, 503 if fails(ready) else 200)
 
-    @router.get("/health", response_model=HealthReport)
+    @router.get("/health", summary="Everything at once", response_model=HealthReport)
     @requires(PUBLIC)
     async def health() -> Response:
-        """Everything at once; 200 also where a check fails."""
+        """200 also where a check fails."""
         return await report(fails=lambda _: False)
 
-    @router.get("/health/live", response_model=Liveness)
+    @router.get("/health/live", summary="Is the process alive", response_model=Liveness)
     @requires(PUBLIC)
     async def live() -> Response:
         """The process answers."""
         return _json({"live": True}, 200)
 
-    @router.get("/health/ready", response_model=HealthReport, responses=_NOT_YET)
+    @router.get(
+        "/health/ready", summary="Can it answer", response_model=HealthReport, responses=_NOT_YET
+    )
     @requires(PUBLIC)
     async def ready() -> Response:
         """Every check passes: send requests here."""
         return await report(fails=lambda ready: not ready)
 
-    @router.get("/health/startup", response_model=HealthReport, responses=_NOT_YET)
+    @router.get(
+        "/health/startup", summary="Has it started", response_model=HealthReport, responses=_NOT_YET
+    )
     @requires(PUBLIC)
     async def startup() -> Response:
         """Every check has passed once: the start is over."""

@@ -24,8 +24,10 @@ from deployments.api.uploads import TYPES, Uploads
 from deployments.inference.service import Answer, ImageRequest, InferenceService
 from registry import errors
 from registry.contract import GateVerdict, ModelRef, Validation
+from registry.errors import ValidationFailed, Violation
 
 MAX_NAME: Final = 63
+PARAMETERS: Final = frozenset({"frame", "model"})
 
 ModelName = Annotated[
     str,
@@ -95,18 +97,20 @@ def routes(service: InferenceService, uploads: Uploads) -> APIRouter:
 
     @router.post(
         "/infer",
+        summary="Ask a model about one image",
         response_model=InferenceDetails,
         responses={200: {"headers": SERVER_TIMING}, **PROBLEMS},
         openapi_extra={"requestBody": REQUEST_BODY},
     )
     @requires(Permission.INFER, max_body_bytes=uploads.max_body_bytes)
     async def infer(request: Request, model: ModelName, frame: Frame = None) -> Response:
-        """Ask a model about one image.
+        """The answer is recorded before it is sent.
 
-        The answer is recorded before it is sent. `abstained` is an answer too: the scores are
-        there, the label is not, and `reasons` says why. An image that breaks a rule is refused
-        with every rule that it breaks, and the refusal is recorded as well.
+        `abstained` is an answer too: the label is missing, and `reasons` says why. An image that
+        breaks a rule is refused with every rule that it breaks, and the refusal is recorded as
+        well.
         """
+        refuse_other_parameters(request)
         with uploads.held(request):
             image = await uploads.read(request)
             answer = await service.infer(
@@ -123,6 +127,21 @@ def routes(service: InferenceService, uploads: Uploads) -> APIRouter:
         return respond(request, answer)
 
     return router
+
+
+def refuse_other_parameters(request: Request) -> None:
+    """Refuse what is not asked for: a patient's id in the URL would be in every proxy's log.
+
+    Raises:
+        ValidationFailed: A parameter of another name, or one that comes twice.
+    """
+    given = request.query_params.multi_items()
+    if not {name for name, _ in given} <= PARAMETERS or len(given) > len(request.query_params):
+        limit = f"{' and '.join(sorted(PARAMETERS))}, each once"
+        advice = "send the patient's id as a part of a form"
+        raise ValidationFailed(
+            "the query is not the one this route takes", (Violation("query", "", limit, advice),)
+        )
 
 
 def respond(request: Request, answer: Answer) -> Response:

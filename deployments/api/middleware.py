@@ -42,6 +42,7 @@ DEFAULT_HEADERS: Final = (
 # Ray Serve lets a caller lengthen its own time limit by these; the app must not even see them.
 STRIPPED: Final = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+PROBES: Final = "/health"  # asked every few seconds: only worth a line where they fail
 CLIENT_LEFT: Final = 499  # for the log only; nobody is there to read it
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -135,7 +136,9 @@ class Envelope:
 
     def _write_access_line(self, method: str, exchange: Exchange) -> None:
         principal = exchange.principal
-        self._log.info(
+        probe = (exchange.route or "").startswith(PROBES) and exchange.code is None
+        write = self._log.debug if probe else self._log.info
+        write(
             LogEvent.REQUEST,
             method=method if method in METHODS else "OTHER",
             route=exchange.route or "none",

@@ -66,7 +66,11 @@ def routes(database: Database) -> APIRouter:
     """The routes of this file."""
     router = guarded_router("models")
 
-    @router.get("/models", responses=problems(errors.ValidationFailed, errors.DatabaseUnavailable))
+    @router.get(
+        "/models",
+        summary="List the models",
+        responses=problems(errors.ValidationFailed, errors.DatabaseUnavailable),
+    )
     @requires(Permission.MODELS_READ)
     async def listed(page: Page = 1, size: Size = 20) -> ModelPage:
         """Every registered version. `active` ones answer `/infer`."""
@@ -76,7 +80,11 @@ def routes(database: Database) -> APIRouter:
         items = [summary(version) for version in versions[first : first + size]]
         return ModelPage(items=items, page=page, size=size, total=len(versions))
 
-    @router.get("/models/{model}", responses=problems(errors.NotFound, errors.DatabaseUnavailable))
+    @router.get(
+        "/models/{model}",
+        summary="Read one model",
+        responses=problems(errors.NotFound, errors.DatabaseUnavailable),
+    )
     @requires(Permission.MODELS_READ)
     async def one(model: str) -> ModelDetails:
         """A version by its id, or the active version of a name."""

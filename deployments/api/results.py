@@ -34,6 +34,7 @@ def routes(database: Database, trail: Trail, denials: Denials) -> APIRouter:
 
     @router.get(
         "/results/{result_id}",
+        summary="Read one result",
         response_model=ResultDetails,
         responses=problems(
             errors.NotFound,
@@ -78,7 +79,7 @@ def details(stored: StoredResult, *, threshold: float) -> dict[str, Any]:
         "prediction": stored.prediction,
         "confidence": stored.confidence,
         "scores": stored.scores,
-        "threshold": threshold if stored.scores else None,
+        "threshold": threshold if stored.error_code is None else None,
         "needs_review": stored.needs_review,
         "reasons": stored.reasons,
         "error_code": stored.error_code,

@@ -7,6 +7,7 @@ end on the version they began with.
 """
 
 import asyncio
+import contextlib
 import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,10 +81,9 @@ class CatalogueWatch:
 
     async def _refresh_for_ever(self) -> None:
         while True:
-            try:
+            # The last picture stays; the database's own state is watched elsewhere.
+            with contextlib.suppress(MedAIError):
                 await self.refresh()
-            except MedAIError:
-                pass  # the last picture stays; the database's own state is watched elsewhere
             await asyncio.sleep(REFRESH_S)
 
     async def close(self) -> None:

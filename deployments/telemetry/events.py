@@ -26,9 +26,6 @@ class LogEvent(StrEnum):
     # One request
     REQUEST = "request"  # the access log: one line for each request
     REQUEST_FAILED = "request_failed"  # unforeseen: answered 500
-    REQUEST_ABANDONED = "request_abandoned"  # the caller left before the answer
-    ACCESS_DENIED = "access_denied"
-    TOKEN_REJECTED = "token_rejected"  # noqa: S105  # an event's name, not a secret
     LOGIN = "login"
     AUDIT_FAILED = "audit_failed"  # an entry that nothing waits for could not be committed
 

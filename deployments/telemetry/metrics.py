@@ -227,7 +227,7 @@ class Instruments:
     model_halted = GaugeSpec("medai_model_halted", "1 while an administrator's halt holds.", MODEL)
     baseline = GaugeSpec(
         "medai_model_baseline_ratio",
-        "Share of scores up to `le` that the card expects.",
+        "Share of scores up to `upto` that the card expects.",
         MODEL,
         VERSION,
         CLASS,
@@ -239,7 +239,6 @@ class Instruments:
         MODEL,
         VERSION,
         AGREES,
-        AUDIT_CAUSE,
     )
     shadow_seconds = HistogramSpec(
         "medai_shadow_seconds", "Duration of a challenger's answer.", MODEL, VERSION, bounds=SECONDS

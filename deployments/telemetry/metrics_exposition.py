@@ -5,7 +5,8 @@ they are those that Prometheus gets from the agent's own port, under the same na
 old as the last report (`RAY_metrics_report_interval_ms`) and are this node's only.
 
 Ray carries a histogram as three gauges (`deployments.ray_metrics` says why); here it is one family
-of the right type again. Labels that say the same of everything are left out.
+of the right type again. Labels that say the same of everything are left out, and Ray's `WorkerId`
+is written as Prometheus' conventions want it, `worker_id`; configs/prometheus does the same.
 """
 
 import asyncio
@@ -31,7 +32,8 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _PARTS = ("_bucket", "_sum", "_count")
 # A quote inside a label's value is escaped, so `name="` can only be a label's beginning.
 _SAME_EVERYWHERE = re.compile(
-    r'(?:otel_scope_(?:name|version|schema_url)|SessionName)="(?:[^"\\]|\\.)*",?'
+    r"\b(?:otel_scope_(?:name|version|schema_url)|SessionName|Component|Version|NodeAddress)"
+    r'="(?:[^"\\]|\\.)*",?'
 )
 _UPPER = re.compile(r'(?<![a-zA-Z0-9_])le="([^"]*)",?')
 
@@ -88,8 +90,12 @@ def _families(page: str, prefixes: tuple[str, ...]) -> dict[str, Family]:
             name = _name(line)
             if not current.name or not name.startswith(current.name):
                 current = families.setdefault(name, Family(name))
-            current.samples.append(_SAME_EVERYWHERE.sub("", line))
+            current.samples.append(_tidied(line))
     return families
+
+
+def _tidied(sample: str) -> str:
+    return _SAME_EVERYWHERE.sub("", sample).replace('WorkerId="', 'worker_id="')
 
 
 def _name(sample: str) -> str:

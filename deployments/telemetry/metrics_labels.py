@@ -55,7 +55,7 @@ AGREES = Label("agrees", frozenset({"true", "false"}))
 RESULT = Label("result", frozenset({"passed", "failed"}))
 STATE = Label("state", frozenset({"in_use", "idle"}))
 COMPONENT = Label("component", limit=16)  # as in the log lines: gateway, model:<name>, ...
-UPPER = Label("le", frozenset(map(upper, RATIOS)))
+UPPER = Label("upto", frozenset(map(upper, RATIOS)))
 SHA256 = Label("sha256", limit=32)
 SOFTWARE = Label("version", limit=4)
 PYTHON = Label("python", limit=4)

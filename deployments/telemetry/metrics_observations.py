@@ -163,6 +163,17 @@ def show_models(instruments: Instruments, models: Iterable[ModelRef]) -> None:
     instruments.model_info.keep_only(shown)
 
 
+def show_database(
+    instruments: Instruments, *, in_use: int, idle: int, limit: int, up: bool
+) -> None:
+    """How a process stands with its database: its connections, and whether new ones succeed."""
+    component = instruments.component
+    instruments.pool_connections.set(in_use, component, "in_use")
+    instruments.pool_connections.set(idle, component, "idle")
+    instruments.pool_limit.set(limit, component)
+    instruments.database_up.set(1 if up else 0, component)
+
+
 def watch_process(instruments: Instruments, home: Path) -> None:
     """Keep memory, disk and build information up to date.
 

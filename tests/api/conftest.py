@@ -26,14 +26,19 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def build(empty_database: Path, tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Makes a house with the options of `open_house`."""
+async def build(
+    empty_database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> AsyncIterator[Callable[..., Any]]:
+    """Makes a house with the options of `open_house`. What its start logs is thrown away."""
     file = tmp_path / "medai.db"
     shutil.copy(empty_database, file)
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> House:
-            return await stack.enter_async_context(open_house(file, tmp_path / "keys", **options))
+            opened = open_house(file, tmp_path / "keys", **options)
+            house = await stack.enter_async_context(opened)
+            capsys.readouterr()
+            return house
 
         yield make
 

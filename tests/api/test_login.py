@@ -1,8 +1,6 @@
 """The log-in: one answer to everything that is wrong, and no token without its entry."""
 
 import asyncio
-import statistics
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,15 +9,20 @@ from uuid import uuid4
 import httpx2
 import jwt
 import pytest
+from argon2 import PasswordHasher
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from configs.settings import AuthSettings
+from deployments.api.completion import to_completion
 from deployments.api.login import Login
-from deployments.api.passwords import MEMORY_KIB, Passwords
+from deployments.api.passwords import Passwords, Verification
 from deployments.api.trail import Trail
-from registry.errors import AuditUnavailable, MedAIError, Unauthenticated
-from registry.events import AuditAction
+from registry.contract import Receipt
+from registry.errors import AuditUnavailable, MedAIError
+from registry.events import AuditAction, AuditEvent
 from storage.accounts import FREE_FAILURES, AccountRepository
-from tests.api.house import PASSWORD, SMALL_KIB, House, disable
+from storage.database import Database
+from tests.api.house import PASSWORD, SMALL_KIB, House, LedgerTrail, disable
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -205,50 +208,80 @@ async def test_parallel_guesses_are_all_counted(house: House) -> None:
     assert account.is_locked(at=datetime.now(UTC))
 
 
-async def test_a_caller_who_leaves_is_counted(house: House) -> None:
-    client = house.client()
-    form = {"username": "clara", "password": "wrong"}
-    started = asyncio.Event()
-    real = house.services.passwords.verify
+async def test_a_caller_who_leaves_is_counted(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, recorded = asyncio.Event(), asyncio.Event()
+    verify, record = house.services.passwords.verify, house.trail.record
 
-    async def verify(stored: str | None, password: str) -> Any:
+    async def tell_start(stored: str | None, password: str) -> Verification:
         started.set()
-        return await real(stored, password)
+        return await verify(stored, password)
 
-    house.services.passwords.verify = verify  # type: ignore[method-assign]  # to know when
-    leaving = asyncio.ensure_future(client.post("/auth/login", data=form))
+    async def tell_end(event: AuditEvent) -> Receipt:
+        receipt = await record(event)
+        recorded.set()
+        return receipt
+
+    monkeypatch.setattr(house.services.passwords, "verify", tell_start)
+    monkeypatch.setattr(house.trail, "record", tell_end)
+    leaving = asyncio.ensure_future(log_in(house, "clara", "wrong"))
     await started.wait()
 
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
 
-    await log_in(house, "clara", "wrong")  # comes after the first in the ledger
-    assert len(await house.entries(AuditAction.LOGIN_FAILED)) == 2
+    async with asyncio.timeout(5):
+        await recorded.wait()
+    async with house.database.reading() as session:
+        account = await AccountRepository(session).for_login("clara")
+    assert account is not None
+    assert account.failed_attempts == 1
 
 
-@pytest.mark.slow
-async def test_the_time_does_not_tell_either(build: Callable[..., Any]) -> None:
-    house = await build(memory_kib=MEMORY_KIB)
+async def test_everything_that_is_wrong_costs_the_same_work(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await disable(house, "carl")
     await lock(house, "vera")
-    login = Login(
-        house.database,
-        house.services.passwords,
-        house.services.tokens,
-        Trail(house.trail, timeout_s=5),
-        now=lambda: datetime.now(UTC) - timedelta(seconds=1),  # vera stays locked, clara open
-    )
-    took: dict[str, list[float]] = {"nobody": [], "clara": [], "vera": [], "carl": []}
+    await house.services.sessions.close()  # it reads now and then, and would be counted
+    work: list[str] = []
 
-    for _ in range(15):
-        for username, times in took.items():
-            started = time.perf_counter()
-            with pytest.raises(Unauthenticated):
-                await login(username, "wrong", request_id=str(uuid4()))
-            times.append(time.perf_counter() - started)
+    def counted(owner: type, name: str) -> None:
+        real = getattr(owner, name)
 
-    medians = {username: statistics.median(times) for username, times in took.items()}
-    assert max(medians.values()) < 1.25 * min(medians.values()), medians
+        def count(*arguments: Any) -> Any:
+            work.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(owner, name, count)
+
+    for owner, name in (
+        (Database, "reading"),
+        (Database, "transaction"),
+        (PasswordHasher, "verify"),
+        (AccountRepository, "for_login"),
+        (LedgerTrail, "record"),
+    ):
+        counted(owner, name)
+    counted(AsyncSession, "execute")
+
+    done = {}
+    for username, password in (
+        ("nobody", "wrong"),
+        ("clara", "wrong"),
+        ("vera", "wrong"),
+        ("vera", PASSWORD),
+        ("carl", "wrong"),
+        ("carl", PASSWORD),
+    ):
+        work.clear()
+        assert (await log_in(house, username, password)).status_code == 401
+        done[username, password] = sorted(work)
+
+    assert done["nobody", "wrong"].count("verify") == 1
+    assert done["nobody", "wrong"].count("record") == 1
+    assert [case for case, its in done.items() if its != done["nobody", "wrong"]] == []
 
 
 @pytest.mark.parametrize(
@@ -330,8 +363,6 @@ async def test_a_logout_that_cannot_be_recorded_is_none(house: House) -> None:
 async def test_work_goes_on_where_its_caller_leaves_and_nobody_hears_of_its_failure(
     house: House,
 ) -> None:
-    from deployments.api.completion import to_completion
-
     release = asyncio.Event()
 
     async def work() -> None:

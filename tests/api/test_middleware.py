@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from configs.settings import LimitSettings
 from deployments.api.exchange import claims_of, principal_of
-from deployments.api.guard import guarded_router
+from deployments.api.guard import guarded_router, public_paths
 from deployments.api.permissions import PUBLIC, Permission, requires
 from registry.errors import Internal
 from tests.api.house import INFER, JPEG, House
@@ -84,11 +84,7 @@ async def house(build: Callable[..., Any]) -> House:
         (authentication,) = [
             middleware for middleware in app.user_middleware if "public" in middleware.kwargs
         ]
-        authentication.kwargs["public"] |= {
-            ("GET", "/test/headers"),
-            ("GET", "/test/nobody"),
-            ("GET", "/test/no-claims"),
-        }
+        authentication.kwargs["public"] = public_paths(app.routes)
 
     built: House = await build(limits=LimitSettings(body_timeout_s=0.2), prepare=public)
     return built
@@ -125,7 +121,7 @@ async def test_every_request_has_an_id_of_ours(house: House, lines: Lines) -> No
 async def test_a_forwarded_id_of_another_form_is_not_logged(
     house: House, lines: Lines, forwarded: str
 ) -> None:
-    await house.client().get("/health/live", headers={"x-request-id": forwarded})
+    await house.client().get("/auth/me", headers={"x-request-id": forwarded})
 
     (line,) = lines()
     assert "forwarded_request_id" not in line
@@ -357,6 +353,12 @@ async def test_the_access_line_says_what_happened_and_to_whom(house: House, line
     assert line["bytes_in"] == 3 + len(CANARY)
     assert line["bytes_out"] == len(response.content)
     assert 0 < line["duration_ms"] < 10_000
+
+
+async def test_probes_that_succeed_are_not_worth_a_line(house: House, lines: Lines) -> None:
+    await house.client().get("/health/ready")
+
+    assert lines() == []
 
 
 async def test_an_invented_method_is_not_written(house: House, lines: Lines) -> None:

@@ -50,7 +50,7 @@ def test_every_leaf_has_one_form(leaf: type[MedAIError]) -> None:
 
     response = problem(error, request_id="0-0")
 
-    document = json.loads(response.body)
+    document = json.loads(bytes(response.body))
     ProblemDetails.model_validate(document)
     assert response.media_type == "application/problem+json"
     assert response.status_code == document["status"] == STATUS[leaf]
@@ -71,7 +71,7 @@ def test_every_leaf_has_one_form(leaf: type[MedAIError]) -> None:
 
 
 def test_an_error_without_a_word_says_its_title() -> None:
-    document = json.loads(problem(errors.NotFound(), request_id="0-0").body)
+    document = json.loads(bytes(problem(errors.NotFound(), request_id="0-0").body))
 
     assert document["detail"] == "Not found"
     assert "violations" not in document
@@ -81,9 +81,9 @@ def test_a_recorded_problem_says_where() -> None:
     result_id = uuid4()
     recorded = Recorded(result_id, Receipt(result_id, 12, b"\xab" * 32, "2026-11-24T00:00:00Z"))
 
-    document = json.loads(
-        problem(errors.UndecodableImage(), request_id="0-0", recorded=recorded).body
-    )
+    response = problem(errors.UndecodableImage(), request_id="0-0", recorded=recorded)
+
+    document = json.loads(bytes(response.body))
 
     ProblemDetails.model_validate(document)
     assert document["instance"] == f"urn:uuid:{result_id}"

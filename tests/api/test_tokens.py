@@ -115,7 +115,7 @@ def test_every_claim_is_required(tokens: AccessTokens, keys: KeySet, claim: str)
     ],
 )
 def test_a_wrong_claim_is_refused(
-    tokens: AccessTokens, keys: KeySet, claim: str, value: object
+    tokens: AccessTokens, keys: KeySet, claim: str, value: Any
 ) -> None:
     assert tokens.verify(forged(keys, **{claim: value})) is Refusal.CLAIMS
 
@@ -123,6 +123,19 @@ def test_a_wrong_claim_is_refused(
 @pytest.mark.parametrize("typ", ["JWT", "at+jwtx", "", "id+jwt"])
 def test_a_token_of_another_kind_is_refused(tokens: AccessTokens, keys: KeySet, typ: str) -> None:
     assert tokens.verify(forged(keys, headers={"typ": typ})) is Refusal.CLAIMS
+
+
+def test_a_critical_extension_is_refused(tokens: AccessTokens, keys: KeySet) -> None:
+    assert isinstance(tokens.verify(forged(keys, headers={"crit": ["x"], "x": 1})), Refusal)
+
+
+@pytest.mark.parametrize("header", ["jku", "x5u", "jwk"])
+def test_a_key_is_never_taken_from_the_token(
+    tokens: AccessTokens, keys: KeySet, header: str
+) -> None:
+    stranger = KeySet("another", Ed25519PrivateKey.generate(), {})
+
+    assert tokens.verify(forged(stranger, headers={header: "x"})) is Refusal.SIGNATURE
 
 
 def test_a_clock_that_is_a_little_ahead_is_forgiven(tokens: AccessTokens, keys: KeySet) -> None:

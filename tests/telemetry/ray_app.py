@@ -6,6 +6,7 @@ Arguments: a private directory, the port of the metrics agent, where to write wh
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import time
@@ -84,21 +85,21 @@ def main() -> None:
         address="local",
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         object_store_memory=100 * 2**20,
         _temp_dir=str(RUN_DIR / "ray"),
         _metrics_export_port=PORT,
     )
     serve.start(proxy_location="Disabled")
-    options = {"num_replicas": 2, "ray_actor_options": {"num_cpus": 0.1}}
-    handle = serve.run(serve.deployment(**options)(Recording).bind(), name="first")
+    deployed = serve.deployment(num_replicas=2, ray_actor_options={"num_cpus": 0.1})(Recording)
+    handle = serve.run(deployed.bind(), name="first")
     for _ in range(20):
         [answer.result() for answer in [handle.answer.remote() for _ in range(10)]]
     during = asyncio.run(page_with('outcome="predicted"', 'phase="total"'))
     serve.delete("first")
     after = asyncio.run(page_with("ray_medai_lockouts_total"))
     REPORT.write_text(json.dumps({"during": during, "after": after}))
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]  # Serve's
     ray.shutdown()
 
 

@@ -120,6 +120,7 @@ def test_a_librarys_line_keeps_its_place_and_loses_its_text(lines: Lines) -> Non
 
     (line,) = lines()
 
+    assert line.keys() == {"time", "level", "component", "event", "logger", "place"}
     assert line["event"] == "library"
     assert line["level"] == "warning"
     assert line["logger"] == "ray.serve"

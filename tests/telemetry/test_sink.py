@@ -33,13 +33,12 @@ def test_lines_are_dropped_and_counted_while_the_reader_is_slow(pipe: Path) -> N
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     sink = LineSink(pipe)
     line = "x" * (MAX_LINE - 1) + "\n"
-    while sink.write(line):
-        pass
 
-    assert sink.dropped == 1
+    written = [sink.write(line) for _ in range(64)]  # a pipe holds 16 of them
+
+    assert written.count(False) == sink.dropped > 0
     os.read(reader, 1 << 20)
     assert sink.write(line)
-    assert sink.dropped == 1
     sink.close()
     os.close(reader)
 
