@@ -3,10 +3,12 @@
 from configs.settings import Settings
 from configs.topology import AuditTuning
 from deployments.inference.recorder import Recorder
+from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from registry.contract import Receipt
 from registry.errors import MedAIError
 from registry.events import AuditEvent
+from storage.database import Database
 
 
 class AuditWriter:
@@ -14,8 +16,10 @@ class AuditWriter:
 
     def __init__(self) -> None:
         settings = Settings.load()
-        configure_logs(settings.log, component="audit-writer")
-        self._recorder = Recorder(settings)
+        logs = configure_logs(settings.log, component="audit-writer")
+        self._database = Database(settings.database, settings.database_url)
+        self._metrics = start_exporting(settings, "audit-writer", logs, self._database)
+        self._recorder = Recorder(self._database, self._metrics.instruments)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -36,3 +40,5 @@ class AuditWriter:
     async def __del__(self) -> None:
         """Called by Serve once no request is left: say in the log that the writer stopped."""
         await self._recorder.close()
+        await self._database.close()
+        await self._metrics.close()

@@ -8,6 +8,7 @@ header into somebody's log.
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
@@ -106,17 +107,32 @@ class ValidatorHop:
 
 
 class AuditHop:
-    """`AuditTrail` by the AuditWriter, many events a call."""
+    """`AuditTrail` by the AuditWriter, many events a call. Events given together stay together."""
 
     def __init__(self, handle: Handle, tuning: HopTuning, *, timeout_s: float) -> None:
-        call: Call[list[AuditEvent], Sequence[Receipt | BaseException]] = Call(
+        self._append: Call[list[AuditEvent], Sequence[Receipt | MedAIError]] = Call(
             handle, "append", timeout_s=timeout_s, lost=AuditUnavailable
         )
-        self.batcher = Batcher(call, **tuning.model_dump())
+        self.batcher: Batcher[Sequence[AuditEvent], list[Receipt | MedAIError]] = Batcher(
+            self._send, **tuning.model_dump(), weight=len
+        )
 
     async def record(self, event: AuditEvent) -> Receipt:
         """See `inference.service.AuditTrail`."""
-        return await self.batcher.submit(event)
+        (ended,) = await self.batcher.submit((event,))
+        if isinstance(ended, MedAIError):
+            raise ended
+        return ended
+
+    async def record_all(self, events: Sequence[AuditEvent]) -> list[Receipt | MedAIError]:
+        """See `inference.service.AuditTrail`."""
+        return await self.batcher.submit(events)
+
+    async def _send(
+        self, groups: list[Sequence[AuditEvent]]
+    ) -> list[list[Receipt | MedAIError] | BaseException]:
+        ended = iter(await self._append([event for group in groups for event in group]))
+        return [list(islice(ended, len(group))) for group in groups]
 
 
 class ModelHop:

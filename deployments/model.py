@@ -4,6 +4,7 @@ from configs.settings import Settings
 from configs.topology import ModelTuning
 from deployments.inference.catalogue_watch import read_catalogue
 from deployments.inference.host import ModelHost
+from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from registry.contract import Scores, Tensors
 
@@ -13,9 +14,15 @@ class OnnxModel:
 
     def __init__(self, name: str, threads: int) -> None:
         settings = Settings.load()
-        configure_logs(settings.log, component="model")
+        logs = configure_logs(settings.log, component=f"model:{name}")
+        self._metrics = start_exporting(settings, f"model:{name}", logs)
         served = read_catalogue(settings).active(name)
-        self._host = ModelHost(served, threads=threads, deadline_s=settings.limits.deadline_s)
+        self._host = ModelHost(
+            served,
+            threads=threads,
+            deadline_s=settings.limits.deadline_s,
+            instruments=self._metrics.instruments,
+        )
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -36,3 +43,4 @@ class OnnxModel:
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
         await self._host.close()
+        await self._metrics.close()

@@ -5,6 +5,7 @@ from configs.topology import ValidatorTuning
 from deployments.hops import Handle, ModelHop
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.predictor import Predictor
+from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from registry.contract import Upload, Verdict
 
@@ -14,7 +15,8 @@ class Validator:
 
     def __init__(self, models: dict[str, Handle]) -> None:
         settings = Settings.load()
-        configure_logs(settings.log, component="validator")
+        logs = configure_logs(settings.log, component="validator")
+        self._metrics = start_exporting(settings, "validator", logs)
         self._catalogue = CatalogueWatch.start(settings)
         self._models = ModelHop(models, timeout_s=settings.limits.deadline_s)
         self._predictor = Predictor(
@@ -46,3 +48,4 @@ class Validator:
         """Called by Serve once no request is left."""
         await self._predictor.close()
         await self._catalogue.close()
+        await self._metrics.close()

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from configs.topology import ModelTuning
 from deployments.inference.batcher import Batcher
 from deployments.inference.onnx import OnnxSession
+from deployments.telemetry.metrics import Instruments
 from registry.catalogue import Served
 from registry.contract import Scores, Tensors
-from registry.errors import Internal, ModelUnavailable
+from registry.errors import Internal, InvalidModel, ModelUnavailable
 
 Pixels = NDArray[np.uint8]
 
@@ -31,13 +32,23 @@ class ModelHost:
         served: The version.
         threads: ONNX Runtime's threads.
         deadline_s: When a run is stopped.
+        instruments: What is counted.
 
     Raises:
         InvalidModel: The file is not the registered one, or fails its golden case.
     """
 
-    def __init__(self, served: Served, *, threads: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        served: Served,
+        *,
+        threads: int,
+        deadline_s: float,
+        instruments: Instruments | None = None,
+    ) -> None:
+        started = time.perf_counter()
         tuning = ModelTuning()
+        self._instruments = instruments or Instruments(f"model:{served.model.name}")
         self._served = served
         self._max_batch_size = tuning.max_batch_size
         self._session = OnnxSession(
@@ -45,6 +56,10 @@ class ModelHost:
         )
         self._session.golden()
         self._session.warm_up((1, tuning.max_batch_size))
+        version = (served.model.name, served.model.version)
+        self._instruments.load_seconds.observe(time.perf_counter() - started, *version)
+        self._instruments.golden_tests.add(1, *version, "passed")
+        self._instruments.golden_tests.add(0, *version, "failed")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnx-session")
         self._health: Future[None] | None = None
         self.batcher: Batcher[Pixels, Scores] = Batcher(
@@ -83,9 +98,18 @@ class ModelHost:
         """
         last = self._health
         if last is None or last.done():  # never waits: a long run must not make a replica sick
-            self._health = self._thread.submit(self._session.golden)
+            self._health = self._thread.submit(self._golden)
             if last is not None:
                 last.result()
+
+    def _golden(self) -> None:
+        version = (self._served.model.name, self._served.model.version)
+        try:
+            self._session.golden()
+        except InvalidModel:
+            self._instruments.golden_tests.add(1, *version, "failed")
+            raise
+        self._instruments.golden_tests.add(1, *version, "passed")
 
     async def close(self) -> None:
         """Answer what waits, then end the threads."""
@@ -108,6 +132,10 @@ class ModelHost:
                 for start in range(0, len(pixels), size)
             ]
         )
-        inference_ms = (time.perf_counter() - started) * 1e3
+        inference_s = time.perf_counter() - started
+        inference_ms = inference_s * 1e3
+        model = self._served.model
+        self._instruments.batch_images.observe(len(pixels), model.name)
+        self._instruments.batch_seconds.observe(inference_s, model.name, model.version)
         rows = np.split(values, np.cumsum([len(array) for array in arrays])[:-1])
         return [Scores(part, inference_ms, len(pixels)) for part in rows]

@@ -7,14 +7,16 @@ writer then waits for it, and answers `audit-unavailable` meanwhile.
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 
-from configs.settings import Settings
 from configs.topology import AuditTuning
 from deployments.inference.batcher import Batcher
+from deployments.telemetry.metrics import Instruments
+from deployments.telemetry.metrics_observations import observe_group
 from registry.contract import Receipt
 from registry.errors import AuditUnavailable, MedAIError
 from registry.events import AuditEvent
@@ -35,13 +37,21 @@ class Recorder:
     """Commits audit events and their changes. Needs a running loop.
 
     Args:
-        settings: Where the database is.
+        database: Where the log is. The recorder does not close it.
+        instruments: What is counted.
         now: The clock.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
-        self._database = Database(settings.database, settings.database_url)
+    def __init__(
+        self,
+        database: Database,
+        instruments: Instruments,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
         self._ledger = Ledger(self._database, software_version=SOFTWARE, now=now)
+        self._instruments = instruments
+        instruments.watch(self._show)
         self._opened = False
         self._opening = asyncio.Lock()
         self._calls: Batcher[list[AuditEvent], list[Receipt | MedAIError]] = Batcher(
@@ -75,19 +85,43 @@ class Recorder:
             raise AuditUnavailable("another writer has taken over the audit log")
 
     async def close(self) -> None:
-        """Commit what waits, say that the writer stops, and let go of the database."""
+        """Commit what waits, and say that the writer stops."""
         self._task.cancel()
         await self._calls.close()
         if self._opened:
             await self._ledger.close()
-        await self._database.close()
 
     async def _commit(
         self, calls: list[list[AuditEvent]]
     ) -> list[list[Receipt | MedAIError] | BaseException]:
         await self._open()
-        outcomes = iter(await self._ledger.append([event for call in calls for event in call]))
-        return [list(islice(outcomes, len(call))) for call in calls]
+        started = time.perf_counter()
+        events = [event for call in calls for event in call]
+        outcomes = await self._ledger.append(events)
+        self._observe(events, outcomes, commit_s=time.perf_counter() - started)
+        rest = iter(outcomes)
+        return [list(islice(rest, len(call))) for call in calls]
+
+    def _observe(
+        self,
+        events: list[AuditEvent],
+        outcomes: list[Receipt | MedAIError],
+        *,
+        commit_s: float,
+    ) -> None:
+        recorded = []
+        for event, outcome in zip(events, outcomes, strict=True):
+            if isinstance(outcome, Receipt):
+                recorded.append(event.action)
+                self._instruments.audit_tip.set(outcome.seq)
+            else:
+                lost = isinstance(outcome, AuditUnavailable)
+                self._instruments.audit_failures.add(1, "unavailable" if lost else "refused")
+        if recorded:
+            observe_group(self._instruments, recorded, commit_s=commit_s, lags_s=(commit_s,))
+
+    def _show(self) -> None:
+        self._instruments.audit_up.set(1 if self._opened and not self._ledger.fenced else 0)
 
     async def _open(self) -> None:
         async with self._opening:
