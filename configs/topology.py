@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from registry.card import ModelName
 
-DEPLOYMENTS = ("Gateway", "Validator", "AuditWriter")
 MODEL_PREFIX = "OnnxModel:"
 
 
@@ -73,10 +72,13 @@ class BuildArgs(Section):
     revision: str = ""  # change it to restart every replica
 
 
+TUNINGS: dict[str, type[Section]] = {
+    "Gateway": GatewayTuning,
+    "Validator": ValidatorTuning,
+    "AuditWriter": AuditTuning,
+}
+
+
 def tuning_of(deployment: str) -> type[Section] | None:
     """The `user_config` schema of a deployment; None for a name there is not."""
-    if deployment.startswith(MODEL_PREFIX):
-        return ModelTuning
-    return {"Gateway": GatewayTuning, "Validator": ValidatorTuning, "AuditWriter": AuditTuning}.get(
-        deployment
-    )
+    return ModelTuning if deployment.startswith(MODEL_PREFIX) else TUNINGS.get(deployment)

@@ -35,7 +35,7 @@ def listeners() -> dict[int, int | None]:
     return {
         connection.laddr.port: connection.pid
         for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
+        if connection.status == psutil.CONN_LISTEN and connection.laddr
     }
 
 

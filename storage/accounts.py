@@ -8,9 +8,10 @@ raised in the database by one statement, so that parallel guesses cannot share a
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, literal, null, select, update
+from sqlalchemy import ColumnElement, case, func, literal, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.contract import Role
@@ -20,6 +21,17 @@ from storage.tables import RevokedToken, User, UtcDateTime
 FREE_FAILURES = 4  # the next one locks
 FIRST_WAIT = timedelta(seconds=1)
 LONGEST_WAIT = timedelta(minutes=15)
+
+_PERSON = (
+    User.id,
+    User.username,
+    User.email,
+    User.role,
+    User.created_at,
+    User.must_change_password,
+    User.locked_until,
+    User.disabled_at,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,20 @@ class Account:
     def is_locked(self, *, at: datetime) -> bool:
         """Whether a right password would still have to wait."""
         return self.locked_until is not None and at < self.locked_until
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """An account as administrators see it."""
+
+    user_id: UUID
+    username: str
+    email: str | None
+    role: Role
+    created_at: datetime
+    must_change_password: bool
+    locked_until: datetime | None
+    disabled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +101,28 @@ class AccountRepository:
 
     async def for_login(self, username: str) -> Account | None:
         """The account of this name (compared in lower case), or None: no error tells who exists."""
+        return await self._account(User.username == username.lower())
+
+    async def by_id(self, user_id: UUID) -> Account | None:
+        """The account with this id, or None."""
+        return await self._account(User.id == user_id)
+
+    async def listed(self, *, page: int, size: int) -> tuple[int, list[Person]]:
+        """How many accounts there are, and one page of them by name. Pages count from 1."""
+        total = await self._session.scalar(select(func.count()).select_from(User))
+        found = await self._session.execute(
+            select(*_PERSON).order_by(User.username).offset((page - 1) * size).limit(size)
+        )
+        return total or 0, [_person(row) for row in found]
+
+    async def person(self, user_id: UUID) -> Person:
+        """One account as administrators see it. Raises `NotFound`."""
+        row = (await self._session.execute(select(*_PERSON).where(User.id == user_id))).first()
+        if row is None:
+            raise NotFound("no such user")
+        return _person(row)
+
+    async def _account(self, which: ColumnElement[bool]) -> Account | None:
         found = await self._session.execute(
             select(
                 User.id,
@@ -85,7 +133,7 @@ class AccountRepository:
                 User.failed_login_attempts,
                 User.locked_until,
                 User.disabled_at,
-            ).where(User.username == username.lower())
+            ).where(which)
         )
         row = found.first()
         if row is None:
@@ -164,3 +212,16 @@ class AccountRepository:
             },
             revoked=frozenset(revoked),
         )
+
+
+def _person(row: Any) -> Person:
+    return Person(
+        user_id=row.id,
+        username=row.username,
+        email=row.email,
+        role=Role(row.role),
+        created_at=row.created_at,
+        must_change_password=row.must_change_password,
+        locked_until=row.locked_until,
+        disabled_at=row.disabled_at,
+    )

@@ -77,19 +77,20 @@ class AuditRepository:
         wanted = _ENTRIES.order_by(AuditLog.seq.desc()).limit(limit)
         if before is not None:
             wanted = wanted.where(AuditLog.seq < before)
-        return tuple(_entry(row) for row in await self._session.scalars(wanted))
+        return tuple(entry_of(row) for row in await self._session.scalars(wanted))
 
     async def _first(self, wanted: Select[AuditLog]) -> Entry:
         row = await self._session.scalar(wanted.limit(1))
         if row is None:
             raise NotFound("no such audit entry")
-        return _entry(row)
+        return entry_of(row)
 
 
 _ENTRIES = select(AuditLog)
 
 
-def _entry(row: AuditLog) -> Entry:
+def entry_of(row: AuditLog) -> Entry:
+    """The entry that a row holds."""
     return Entry(
         seq=row.seq,
         event_id=row.event_id,

@@ -1,4 +1,4 @@
-"""What an event changes, applied in the transaction that records it.
+"""What an event changes, applied in the transaction that records it. Models here, accounts beside.
 
 Each function does one change and gives back what the audit entry says of it: the new values, and
 the old ones where there were any. Never a password hash, never an e-mail address. A change that the
@@ -6,27 +6,29 @@ present state refuses raises, and the ledger then records neither it nor its ent
 """
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import PurePosixPath
+from typing import TypeAlias
 
 from pydantic import ValidationError
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.card import ModelCard
 from registry.contract import ModelRef
 from registry.errors import Conflict, IllegalTransition, InvalidModel, NotFound, Violation
-from registry.events import Change, ModelTransition, NewModelVersion, NewUser, TokenRevoked
+from registry.events import AccountChange, ModelTransition, NewModelVersion
 from registry.lifecycle import ModelStatus, check_step
+from storage.account_changes import apply_to_accounts
 from storage.hashchain import Json
-from storage.records import decimal, model_json, rfc3339
-from storage.tables import ModelVersion, RevokedToken, User
-from storage.upsert import insert_if_absent
+from storage.records import decimal, model_json
+from storage.tables import ModelVersion
 
-_CLOCKS_APART = timedelta(hours=1)  # how long an ended token stays listed, for slow clocks
+# Results are not among them: they are many, read nothing, and are inserted a group at a time.
+Applied: TypeAlias = AccountChange | NewModelVersion | ModelTransition
 
 
-async def apply(session: AsyncSession, change: Change, *, at: datetime) -> dict[str, Json]:
+async def apply(session: AsyncSession, change: Applied, *, at: datetime) -> dict[str, Json]:
     """Do `change` and say what it did, as a part of the audit payload.
 
     Raises:
@@ -36,57 +38,12 @@ async def apply(session: AsyncSession, change: Change, *, at: datetime) -> dict[
         NotFound: No such model version.
     """
     match change:
-        case NewUser():
-            return await _new_user(session, change, at)
-        case TokenRevoked():
-            return await _token_revoked(session, change, at)
         case NewModelVersion():
             return await _new_model_version(session, change, at)
         case ModelTransition():
             return await _model_transition(session, change, at)
         case _:
-            raise TypeError(f"{type(change).__name__} is not applied but inserted")
-
-
-async def _new_user(session: AsyncSession, change: NewUser, at: datetime) -> dict[str, Json]:
-    await session.execute(
-        insert(User).values(
-            id=change.user_id,
-            created_at=at,
-            username=change.username.lower(),
-            email=change.email,
-            password_hash=change.password_hash,
-            role=change.role,
-            must_change_password=change.must_change_password,
-        )
-    )
-    return {
-        "kind": "new_user",
-        "user_id": str(change.user_id),
-        "username": change.username.lower(),
-        "role": str(change.role),
-        "must_change_password": change.must_change_password,
-    }
-
-
-async def _token_revoked(
-    session: AsyncSession, change: TokenRevoked, at: datetime
-) -> dict[str, Json]:
-    """Revoking twice is no error (RFC 7009, section 2.2). What has ended anyway is cleared away."""
-    await session.execute(delete(RevokedToken).where(RevokedToken.expires_at < at - _CLOCKS_APART))
-    await insert_if_absent(
-        session,
-        RevokedToken,
-        token_id=change.token_id,
-        user_id=change.user_id,
-        expires_at=change.expires_at,
-    )
-    return {
-        "kind": "token_revoked",
-        "token_id": change.token_id,
-        "user_id": str(change.user_id),
-        "expires_at": rfc3339(change.expires_at),
-    }
+            return await apply_to_accounts(session, change, at=at)
 
 
 async def _new_model_version(

@@ -12,9 +12,10 @@ Rules this file keeps:
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -62,7 +63,8 @@ class Database:
         self._in_use = 0
         self._circuit = Circuit()
         self._fault: str | None = None
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -108,9 +110,9 @@ class Database:
 
     async def close(self) -> None:
         """End every connection. Sessions must have ended before."""
-        for task in self._abandoned:
+        for task in self._late:
             task.cancel()
-        await asyncio.gather(*self._abandoned, return_exceptions=True)
+        await asyncio.gather(*self._late, *self._closing, return_exceptions=True)
         await self._engine.dispose()
 
     @property
@@ -122,20 +124,16 @@ class Database:
     @asynccontextmanager
     async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
         connection = await self._connect(engine)
+        session = AsyncSession(connection, expire_on_commit=False)
         self._in_use += 1
         try:
-            async with AsyncSession(connection, expire_on_commit=False) as session:
-                try:
-                    yield session
-                except (TimeoutError, asyncio.CancelledError):
-                    # Nobody waits any longer, least of all for a silent server to roll back.
-                    await connection.invalidate()
-                    raise
+            yield session
         except (SQLAlchemyError, OSError) as error:
             raise translated(error) from None
         finally:
             self._in_use -= 1
-            await asyncio.shield(connection.close())
+            # As one task, which no cancellation can cut in two: what stays open holds a lock.
+            await asyncio.shield(_kept(self._closing, _closed(session, connection)))
 
     async def _connect(self, engine: AsyncEngine) -> AsyncConnection:
         """A connection from the pool, within the patience.
@@ -151,10 +149,10 @@ class Database:
                 raise TimeoutError  # noqa: TRY301  # handled like the driver's own
             connection = task.result()
         except asyncio.CancelledError:
-            self._abandon(task)
+            _kept(self._late, _given_back(task))
             raise
         except Exception as error:  # noqa: BLE001  # drivers raise what they like here
-            self._abandon(task)
+            _kept(self._late, _given_back(task))
             if self._in_use < self._capacity:  # else all are in use, and the database is there
                 self._fault = code(error)
                 self._circuit.failed()
@@ -163,14 +161,16 @@ class Database:
         self._fault = None
         return connection
 
-    def _abandon(self, task: asyncio.Task[AsyncConnection]) -> None:
-        late = asyncio.create_task(_given_back(task))
-        self._abandoned.add(late)
-        late.add_done_callback(self._abandoned.discard)
-
 
 async def _opened(engine: AsyncEngine) -> AsyncConnection:
     return await engine.connect()
+
+
+async def _closed(session: AsyncSession, connection: AsyncConnection) -> None:
+    """End both. A connection that cannot be rolled back is dead, and its work with it."""
+    with suppress(SQLAlchemyError, OSError):
+        await session.close()
+    await connection.close()
 
 
 async def _given_back(task: asyncio.Task[AsyncConnection]) -> None:
@@ -180,3 +180,11 @@ async def _given_back(task: asyncio.Task[AsyncConnection]) -> None:
     except Exception:  # noqa: BLE001  # it has been told already, or nobody wants to know
         return
     await connection.close()
+
+
+def _kept(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task for `work`, held in `tasks` until it is done: the loop alone would forget it."""
+    task = asyncio.create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task

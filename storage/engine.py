@@ -10,6 +10,7 @@ Rules this file keeps:
   its records must not go on with an empty log.
 """
 
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,29 @@ def _existing_file(url: URL) -> URL:
     return url.set(database=f"file:{path}", query={"mode": "rw", "uri": "true"})
 
 
+class RollingBack(sqlite3.Connection):
+    """A connection that ends its transaction when it is closed.
+
+    SQLite closes a connection only once its last statement is gone, and keeps the transaction and
+    its lock until then (sqlite.org/c3ref/close.html, "zombie"). A cancelled task's cursor can live
+    until the next garbage collection.
+    """
+
+    def close(self) -> None:
+        """Roll back, then close."""
+        try:
+            self.rollback()
+        finally:
+            super().close()
+
+
 def _sqlite_args(settings: DatabaseSettings) -> dict[str, Any]:
     # isolation_level None: the BEGINs are ours, see _begin. The time-out is that of the lock.
-    return {"isolation_level": None, "timeout": settings.command_timeout_s}
+    return {
+        "isolation_level": None,
+        "timeout": settings.command_timeout_s,
+        "factory": RollingBack,
+    }
 
 
 def _postgresql_args(settings: DatabaseSettings) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from registry.events import (
     NewResult,
 )
 from storage.chain import Chain
-from storage.changes import apply
+from storage.changes import Applied, apply
 from storage.hashchain import Json, canonical
 from storage.records import Record, record_of, rfc3339
 from storage.tables import Table
@@ -101,7 +101,7 @@ def is_plain(event: AuditEvent) -> bool:
     return all(isinstance(change, NewResult) for change in event.changes)
 
 
-def _split(changes: Sequence[Change]) -> tuple[list[NewResult], list[Change]]:
+def _split(changes: Sequence[Change]) -> tuple[list[NewResult], list[Applied]]:
     results = [change for change in changes if isinstance(change, NewResult)]
     if len(results) > 1:
         raise Internal("an event has at most one result")

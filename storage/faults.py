@@ -38,22 +38,21 @@ _SQLITE_AWAY = frozenset(
 )
 _SQLITE_PRIMARY = 0xFF  # the primary code is the lowest byte of an extended one
 
+_USERNAME = Violation("username", "taken", advice="choose another")
+_EMAIL = Violation("email", "taken", advice="choose another")
+_VERSION = Violation("version", "taken", advice="raise the version")
+_KEY = Violation("idempotency_key", "used before", advice="read the first result, or use a new key")
+
 # The rules a caller can break, by the constraint's name (PostgreSQL) and columns (SQLite).
 _RULES = {
-    "uq_users_username": Violation("username", "taken", advice="choose another"),
-    "users.username": Violation("username", "taken", advice="choose another"),
-    "uq_users_email": Violation("email", "taken", advice="choose another"),
-    "users.email": Violation("email", "taken", advice="choose another"),
-    "uq_model_versions_name_version": Violation("version", "taken", advice="raise the version"),
-    "model_versions.model_name, model_versions.version": Violation(
-        "version", "taken", advice="raise the version"
-    ),
-    "uq_inference_results_idempotency": Violation(
-        "idempotency_key", "used before", advice="read the first result, or send a new key"
-    ),
-    "inference_results.created_by, inference_results.idempotency_key": Violation(
-        "idempotency_key", "used before", advice="read the first result, or send a new key"
-    ),
+    "uq_users_username": _USERNAME,
+    "users.username": _USERNAME,
+    "uq_users_email": _EMAIL,
+    "users.email": _EMAIL,
+    "uq_model_versions_name_version": _VERSION,
+    "model_versions.model_name, model_versions.version": _VERSION,
+    "uq_inference_results_idempotency": _KEY,
+    "inference_results.created_by, inference_results.idempotency_key": _KEY,
 }
 _COLUMNS = re.compile(r"UNIQUE constraint failed: ([a-z_., ]+)")
 

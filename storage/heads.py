@@ -111,10 +111,8 @@ async def read_head(
             return None
         walk = _Walk(known or Head(state.origin, genesis_hash(state.origin), Frontier()), newest)
         walk.check_state(state)
-        walk.feed(await _page(session, walk.size, state.size))
-    while walk.size < state.size:  # committed entries never change: no need for one long moment
-        async with database.reading() as session:
-            walk.feed(await _page(session, walk.size, state.size))
+    while walk.size < state.size:  # what is committed never changes: no need for one long moment
+        walk.feed(await _page(database, walk.size, state.size))
     return walk.finish(state)
 
 
@@ -166,7 +164,7 @@ class _Walk:
 
     def finish(self, state: Any) -> Head:
         if state.tip_hash != self._tip or state.frontier != self._frontier.to_bytes():
-            raise Diverged("the log was rewritten before its last known head", f"{self.size}")
+            raise Diverged("the audit log was rewritten before its last known head")
         return Head(self._origin, self._tip, self._frontier, tuple(self._rotations))
 
     def _check_newest(self, tip: bytes) -> None:
@@ -175,13 +173,10 @@ class _Walk:
             raise Diverged("an entry is not the one that was committed", f"entry {self.size + 1}")
 
 
-async def _page(session: AsyncSession, after: int, last: int) -> Sequence[Any]:
-    if after == last:
-        return ()
-    found = await session.execute(
-        _ROWS.where(AuditLog.seq > after, AuditLog.seq <= last).order_by(AuditLog.seq).limit(PAGE)
-    )
-    return found.all()
+async def _page(database: Database, after: int, last: int) -> Sequence[Any]:
+    wanted = _ROWS.where(AuditLog.seq > after, AuditLog.seq <= last)
+    async with database.reading() as session:
+        return (await session.execute(wanted.order_by(AuditLog.seq).limit(PAGE))).all()
 
 
 def _rotation(seq: int, payload: str, origin: str) -> Rotation:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.card import ModelCard
@@ -61,12 +61,42 @@ class ModelRepository:
 
     async def listed(self, name: str | None = None) -> tuple[RegisteredModel, ...]:
         """Every version, or those of one name; by name, then the newest first."""
-        wanted = select(ModelVersion).order_by(
-            ModelVersion.model_name, ModelVersion.created_at.desc(), ModelVersion.id.desc()
-        )
+        wanted = select(ModelVersion).order_by(*_ORDER)
         if name is not None:
             wanted = wanted.where(ModelVersion.model_name == name)
         return tuple(_registered(row) for row in await self._session.scalars(wanted))
+
+    async def page(
+        self,
+        page: int,
+        size: int,
+        *,
+        clinical_domain: str | None = None,
+        status: ModelStatus | None = None,
+    ) -> tuple[tuple[RegisteredModel, ...], int]:
+        """One page (from 1) of the versions in the order of `listed`, and how many there are."""
+        wanted = [
+            column == value
+            for column, value in (
+                (ModelVersion.clinical_domain, clinical_domain),
+                (ModelVersion.status, status),
+            )
+            if value is not None
+        ]
+        total = await self._session.scalar(
+            select(func.count()).select_from(ModelVersion).where(*wanted)
+        )
+        rows = await self._session.scalars(
+            select(ModelVersion)
+            .where(*wanted)
+            .order_by(*_ORDER)
+            .offset((page - 1) * size)
+            .limit(size)
+        )
+        return tuple(map(_registered, rows)), total or 0
+
+
+_ORDER = (ModelVersion.model_name, ModelVersion.created_at.desc(), ModelVersion.id.desc())
 
 
 def _registered(row: ModelVersion) -> RegisteredModel:

@@ -159,6 +159,7 @@ def _result_row(change: NewResult) -> dict[str, Any]:
         ),
         "created_by": change.created_by,
         "idempotency_key": change.idempotency_key,
+        "request_digest": change.request_digest,
     }
 
 

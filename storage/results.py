@@ -1,6 +1,7 @@
 """Recorded results, read in the caller's transaction, each with its place in the audit log."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -44,6 +45,7 @@ class StoredResult:
     inference_ms: float
     preprocessing_ms: float
     idempotency_key: str | None
+    request_digest: bytes | None
     record_hash: bytes
     receipt: Receipt
 
@@ -62,6 +64,16 @@ class ResultRepository:
             raise NotFound("no such result")
         result, validation, model, entry = row
         return _stored(result, validation, model, entry)
+
+    async def by_keys(self, created_by: UUID, keys: Iterable[str]) -> dict[str, StoredResult]:
+        """By idempotency key: what this user's requests with these keys were answered."""
+        found = await self._session.execute(
+            _RESULTS.where(
+                InferenceResult.created_by == created_by,
+                InferenceResult.idempotency_key.in_(list(keys)),
+            )
+        )
+        return {str(row[0].idempotency_key): _stored(*row) for row in found}
 
 
 _RESULTS = (
@@ -97,6 +109,7 @@ def _stored(
         inference_ms=result.inference_latency_ms,
         preprocessing_ms=result.preprocessing_latency_ms,
         idempotency_key=result.idempotency_key,
+        request_digest=result.request_digest,
         record_hash=result.record_hash,
         receipt=Receipt(entry.event_id, entry.seq, entry.entry_hash, entry.created_at),
     )

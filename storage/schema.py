@@ -34,6 +34,8 @@ GRANTS = {
     "audit_subjects": "SELECT, INSERT, DELETE",
     "inference_results": "SELECT, INSERT",
     "model_versions": "SELECT, INSERT, UPDATE",
+    "password_resets": "SELECT, INSERT, DELETE",
+    "refresh_tokens": "SELECT, INSERT, UPDATE, DELETE",
     "revoked_tokens": "SELECT, INSERT, DELETE",
     "users": "SELECT, INSERT, UPDATE",
     "validation_results": "SELECT, INSERT",

@@ -152,6 +152,42 @@ class RevokedToken(Table):
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class RefreshToken(Table):
+    """A refresh token, by its hash, and the access token that came with it.
+
+    Used and revoked ones stay until their family would have ended, so that a second use is known
+    for what it is.
+    """
+
+    __tablename__ = "refresh_tokens"
+
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), primary_key=True)  # SHA-256
+    family_id: Mapped[UUID] = mapped_column(index=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), index=True)
+    issued_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    family_expires_at: Mapped[datetime] = mapped_column(index=True)
+    used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    access_token_id: Mapped[str] = mapped_column(String(64), unique=True)
+    access_expires_at: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("length(token_hash) = 32", name="token_hash_length"),)
+
+
+class PasswordReset(Table):
+    """A right to set one user's password once, by the hash of its token. At most one a user."""
+
+    __tablename__ = "password_resets"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)  # SHA-256
+    issued_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("length(token_hash) = 32", name="token_hash_length"),)
+
+
 class InferenceResult(Table):
     """What was said of one image, or why nothing was. Written once, never changed."""
 
@@ -159,7 +195,7 @@ class InferenceResult(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     created_at: Mapped[datetime]
-    model_version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    model_version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"))
     outcome: Mapped[Outcome] = mapped_column(String(16))
     prediction: Mapped[str | None] = mapped_column(String(64))
     confidence_score: Mapped[float | None]
@@ -176,6 +212,8 @@ class InferenceResult(Table):
     created_by: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     idempotency_key: Mapped[str | None] = mapped_column(String(128))
     record_hash: Mapped[bytes] = mapped_column(LargeBinary(32))
+    # SHA-256 of what the key was used for; not under the record's hash.
+    request_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))
 
     model: Mapped[ModelVersion] = relationship(back_populates="results", lazy="raise")
     user: Mapped[User] = relationship(back_populates="results", lazy="raise")
@@ -197,7 +235,11 @@ class InferenceResult(Table):
         CheckConstraint(
             "(outcome = 'predicted') = (prediction IS NOT NULL)", name="label_only_if_predicted"
         ),
+        # Each filter of a list, in the order of the list: ids are UUIDv7, so by time.
         Index("ix_inference_results_created_by_id", "created_by", "id"),
+        Index("ix_inference_results_model_version_id_id", "model_version_id", "id"),
+        Index("ix_inference_results_outcome_id", "outcome", "id"),
+        Index("ix_inference_results_needs_review_id", "needs_review", "id"),
         Index("ix_inference_results_patient_id_id", "patient_id", "id"),
         Index(
             "uq_inference_results_idempotency",
@@ -250,7 +292,7 @@ class AuditLog(Table):
         autoincrement=False,
     )
     event_id: Mapped[UUID] = mapped_column(unique=True)
-    created_at: Mapped[str] = mapped_column(String(27))  # the payload's own text form
+    created_at: Mapped[str] = mapped_column(String(27), index=True)  # the payload's own text form
     epoch: Mapped[int]
     action: Mapped[str] = mapped_column(String(64), index=True)
     outcome: Mapped[str] = mapped_column(String(16))

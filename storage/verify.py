@@ -12,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.database import Database
 from storage.findings import Findings, Flaw, Problem
-from storage.tables import AuditLog, AuditState
-from storage.verify_log import LogWalk
+from storage.tables import AuditState, Table
+from storage.verify_log import COLUMNS, LogWalk
 from storage.verify_rows import check_registry, check_results, check_users
 
-CHUNK = 1000  # larger ones cost more than they save: they leave the cache
+CHUNK = 1000  # larger ones are slower: they leave the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,7 @@ async def _walk(session: AsyncSession, findings: Findings) -> LogWalk:
     state = found.first()
     walk = LogWalk(state.origin if state else "", findings)
     while True:
-        rows = (
-            await session.execute(_ROWS.where(AuditLog.seq > walk.seq).order_by(AuditLog.seq))
-        ).all()
+        rows = (await session.execute(_ROWS.where(_LOG.seq > walk.seq).order_by(_LOG.seq))).all()
         if not rows:
             break
         walk.feed(rows)
@@ -83,20 +81,8 @@ async def _walk(session: AsyncSession, findings: Findings) -> LogWalk:
     return walk
 
 
+_LOG = Table.metadata.tables["audit_logs"].c
+_IDS = {"event_id", "user_id", "model_version_id", "inference_result_id"}
 _ROWS = select(
-    AuditLog.seq,
-    cast(AuditLog.event_id, String),
-    AuditLog.created_at,
-    AuditLog.epoch,
-    AuditLog.action,
-    AuditLog.outcome,
-    AuditLog.description,
-    AuditLog.context,
-    cast(AuditLog.user_id, String),
-    cast(AuditLog.model_version_id, String),
-    cast(AuditLog.inference_result_id, String),
-    AuditLog.previous_hash,
-    AuditLog.entry_hash,
-    AuditLog.leaf_hash,
-    AuditLog.payload,
+    *(cast(_LOG[name], String) if name in _IDS else _LOG[name] for name in COLUMNS)
 ).limit(CHUNK)

@@ -20,21 +20,21 @@ from registry.lifecycle import ModelStatus
 from storage.findings import Findings, Flaw
 from storage.records import decimal, record_hash, subject_commit
 from storage.tables import (
-    AuditLog,
-    AuditSubject,
-    InferenceResult,
     ModelVersion,
     Table,
     User,
-    ValidationResult,
 )
 
 CHUNK = 2000
 
 Changes = Sequence[tuple[int, Mapping[str, Any]]]
 
-_RESULT = tuple(Table.metadata.tables["inference_results"].columns)
-_VALIDATION = tuple(Table.metadata.tables["validation_results"].columns)
+_LOG = Table.metadata.tables["audit_logs"]
+_SUBJECTS = Table.metadata.tables["audit_subjects"]
+_RESULTS = Table.metadata.tables["inference_results"]
+_VALIDATIONS = Table.metadata.tables["validation_results"]
+_RESULT_NAMES = tuple(column.name for column in _RESULTS.c)
+_VALIDATION_NAMES = tuple(column.name for column in _VALIDATIONS.c)
 
 
 async def check_results(session: AsyncSession, findings: Findings) -> None:
@@ -57,18 +57,19 @@ async def _recorded(session: AsyncSession) -> AsyncIterator[Sequence[Any]]:
     while True:
         found = await session.execute(
             select(
-                AuditLog.seq,
-                AuditLog.payload,
-                AuditSubject.salt,
-                AuditSubject.patient_id,
-                *_RESULT,
-                *_VALIDATION,
+                _LOG.c.seq,
+                _LOG.c.payload,
+                _SUBJECTS.c.salt,
+                _SUBJECTS.c.patient_id,
+                *_RESULTS.c,
+                *_VALIDATIONS.c,
             )
-            .outerjoin(InferenceResult, InferenceResult.id == AuditLog.inference_result_id)
-            .outerjoin(ValidationResult, ValidationResult.inference_result_id == InferenceResult.id)
-            .outerjoin(AuditSubject, AuditSubject.event_id == AuditLog.event_id)
-            .where(AuditLog.inference_result_id.is_not(None), AuditLog.seq > last)
-            .order_by(AuditLog.seq)
+            .select_from(_LOG)
+            .outerjoin(_RESULTS, _RESULTS.c.id == _LOG.c.inference_result_id)
+            .outerjoin(_VALIDATIONS, _VALIDATIONS.c.inference_result_id == _RESULTS.c.id)
+            .outerjoin(_SUBJECTS, _SUBJECTS.c.event_id == _LOG.c.event_id)
+            .where(_LOG.c.inference_result_id.is_not(None), _LOG.c.seq > last)
+            .order_by(_LOG.c.seq)
             .limit(CHUNK)
         )
         rows = found.all()
@@ -81,23 +82,22 @@ async def _recorded(session: AsyncSession) -> AsyncIterator[Sequence[Any]]:
 async def _result_ids(session: AsyncSession) -> AsyncIterator[Sequence[Any]]:
     """Every result's id, with the number of its entry if it has one."""
     wanted = (
-        select(InferenceResult.id, AuditLog.seq)
-        .outerjoin(AuditLog, AuditLog.inference_result_id == InferenceResult.id)
-        .order_by(InferenceResult.id)
+        select(_RESULTS.c.id, _LOG.c.seq)
+        .select_from(_RESULTS)
+        .outerjoin(_LOG, _LOG.c.inference_result_id == _RESULTS.c.id)
+        .order_by(_RESULTS.c.id)
         .limit(CHUNK)
     )
     rows = (await session.execute(wanted)).all()
     while rows:
         yield rows
-        rows = (await session.execute(wanted.where(InferenceResult.id > rows[-1].id))).all()
+        rows = (await session.execute(wanted.where(_RESULTS.c.id > rows[-1].id))).all()
 
 
 def _check_result(row: Any, findings: Findings) -> None:
     seq, payload, salt, subject, *values = row
-    result = dict(zip((column.name for column in _RESULT), values, strict=False))
-    validation = dict(
-        zip((column.name for column in _VALIDATION), values[len(_RESULT) :], strict=True)
-    )
+    result = dict(zip(_RESULT_NAMES, values, strict=False))
+    validation = dict(zip(_VALIDATION_NAMES, values[len(_RESULT_NAMES) :], strict=True))
     if result["id"] is None:
         findings.add(seq, Flaw.MISSING, "the result's row is gone")
         return
@@ -152,20 +152,31 @@ async def check_registry(session: AsyncSession, changes: Changes, findings: Find
 
 
 async def check_users(session: AsyncSession, changes: Changes, findings: Findings) -> None:
-    """Every account is one that an entry made."""
-    expected = {
-        change.get("user_id"): (seq, change.get("username"), change.get("role"))
-        for seq, change in changes
-        if change.get("kind") == "new_user"
-    }
+    """Every account is one that an entry made, with the role its last entry gave it."""
+    expected = _users_of(changes, findings)
     for row in await session.execute(select(User.id, User.username, User.role)):
-        made = expected.pop(str(row.id), None)
-        if made is None:
+        seq, *stands = expected.pop(str(row.id), (0,))
+        if not stands:
             findings.add(0, Flaw.UNRECORDED, f"user {row.id} has no entry")
-        elif made[1:] != (row.username, str(row.role)):
-            findings.add(made[0], Flaw.RECORD, "name or role of the user was changed")
-    for seq, _, _ in expected.values():
+        elif stands != [row.username, str(row.role)]:
+            findings.add(seq, Flaw.RECORD, "name or role of the user was changed")
+    for seq, *_ in expected.values():
         findings.add(seq, Flaw.MISSING, "the user's row is gone")
+
+
+def _users_of(changes: Changes, findings: Findings) -> dict[str, tuple[Any, ...]]:
+    """By id: the number of the entry that gave the user this role, the name and the role."""
+    users: dict[str, tuple[Any, ...]] = {}
+    for seq, change in changes:
+        try:
+            if change["kind"] == "new_user":
+                users[change["user_id"]] = (seq, change["username"], change["role"])
+            elif change["kind"] == "user_role_changed":
+                _, username, _ = users[change["user_id"]]
+                users[change["user_id"]] = (seq, username, change["after"])
+        except (KeyError, TypeError):
+            findings.add(seq, Flaw.PAYLOAD, "the change does not fit the entries before it")
+    return users
 
 
 def _registry_of(changes: Changes, findings: Findings) -> dict[str, tuple[int, dict[str, Any]]]:

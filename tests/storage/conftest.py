@@ -8,6 +8,7 @@ connection stayed checked out.
 import asyncio
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import settings
+from sqlalchemy import Connection, Executable, Select, delete, insert, select, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils.compat import uuid7
 
 from configs.settings import DatabaseSettings
@@ -52,7 +56,13 @@ from registry.events import (
 from registry.lifecycle import ModelStatus
 from storage import schema
 from storage.database import Database
+from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
 from storage.ledger import Ledger, append_once
+from storage.tables import Table
+from storage.verify import Report, verify
+
+settings.register_profile("medai", deadline=None)  # a busy machine is not a wrong one
+settings.load_profile("medai")
 
 TEMPLATE = "medai_template"
 
@@ -224,7 +234,7 @@ class Site:
 
     async def found(self) -> None:
         """Record the clinician and the model, as the command line does."""
-        card = card_json(self.model)
+        card = self.card(self.model)
         await self.record(
             self.event(NewUser(self.user_id, "doe", Role.CLINICIAN, "$argon2id$x"), actor=CLI),
             self.event(
@@ -281,6 +291,10 @@ class Site:
             actor=Actor("user", self.user_id, Role.CLINICIAN, "jti-1"),
             changes=(result,),
         )
+
+    @staticmethod
+    def card(model: ModelRef) -> str:
+        return card_json(model)
 
     def step(self, model: ModelRef, before: ModelStatus, after: ModelStatus) -> AuditEvent:
         return self.event(ModelTransition(model, before, after, "admin"))
@@ -379,3 +393,91 @@ def failed() -> Verdict:
 @pytest.fixture
 def verdicts() -> dict[str, Verdict]:
     return {"predicted": predicted(), "failed": failed()}
+
+
+class Intruder:
+    """Somebody for whom neither triggers nor foreign keys hold, in one transaction."""
+
+    log = Table.metadata.tables["audit_logs"]
+    state = Table.metadata.tables["audit_state"]
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        if connection.dialect.name == "sqlite":  # foreign keys are off unless asked for
+            self.run(text("DROP TRIGGER audit_logs_no_update"))
+            self.run(text("DROP TRIGGER audit_logs_no_delete"))
+        else:
+            for table in Table.metadata.tables:
+                self.run(text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
+
+    def run(self, statement: Executable) -> None:
+        self._connection.execute(statement)
+
+    def row(self, statement: Select[Any]) -> dict[str, Any]:
+        return dict(self._connection.execute(statement).mappings().one())
+
+    def entry(self, seq: int) -> dict[str, Any]:
+        return self.row(select(self.log).where(self.log.c.seq == seq))
+
+    def entries(self) -> list[dict[str, Any]]:
+        found = self._connection.execute(select(self.log).order_by(self.log.c.seq))
+        return [dict(row) for row in found.mappings()]
+
+    def change_entry(self, at: int, **values: Any) -> None:
+        self.run(update(self.log).where(self.log.c.seq == at).values(values))
+
+    def add_entry(self, row: dict[str, Any]) -> None:
+        self.run(insert(self.log).values(row))
+
+    @staticmethod
+    def hashed(row: dict[str, Any]) -> dict[str, Any]:
+        """`row` with the hashes its payload and place should have."""
+        leaf = leaf_hash(row["payload"].encode())
+        tip = entry_hash(row["previous_hash"], row["seq"], leaf)
+        return row | {"leaf_hash": leaf, "entry_hash": tip}
+
+    @staticmethod
+    def denied(row: dict[str, Any]) -> dict[str, Any]:
+        """`row` with another outcome, in its column and in its payload."""
+        payload = row["payload"].replace('"outcome":"success"', '"outcome":"denied"')
+        assert payload != row["payload"]
+        return row | {"payload": payload, "outcome": "denied"}
+
+    def rewrite(self, rows: list[dict[str, Any]]) -> None:
+        """Write the whole log anew, numbered and hashed as it should be, and the state with it."""
+        origin: str = self.row(select(self.state))["origin"]
+        tip, frontier = genesis_hash(origin), Frontier()
+        self.run(delete(self.log))
+        for seq, row in enumerate(rows, 1):
+            payload = re.sub(r'"seq":\d+', f'"seq":{seq}', row["payload"])
+            whole = self.hashed(row | {"seq": seq, "previous_hash": tip, "payload": payload})
+            tip = whole["entry_hash"]
+            frontier.append(whole["leaf_hash"])
+            self.add_entry(whole)
+        values = {"size": frontier.size, "tip_hash": tip, "frontier": frontier.to_bytes()}
+        self.run(update(self.state).values(values))
+
+
+@pytest.fixture
+async def damaged(
+    url: str, database: Database, site: Site, ledger: Ledger
+) -> AsyncIterator[Callable[[Callable[[Intruder], None]], Awaitable[Report]]]:
+    """Does damage to a log of eleven entries and gives what the verifier says then.
+
+    1 genesis, 2 user, 3 model, 4 writer, 5 result, 6 event, 7 result, 8 event, 9 rejected image,
+    10 step of the model, 11 event.
+    """
+    await ledger.append([site.inference(), site.event(), site.inference(), site.event()])
+    await ledger.append([site.inference(failed())])
+    await ledger.append([site.step(site.model, ModelStatus.REGISTERED, ModelStatus.VALIDATED)])
+    await ledger.append([site.event()])
+    assert (await verify(database)).intact
+    engine = create_async_engine(url)
+
+    async def after(damage: Callable[[Intruder], None]) -> Report:
+        async with engine.begin() as connection:
+            await connection.run_sync(lambda sync: damage(Intruder(sync)))
+        return await verify(database)
+
+    yield after
+    await engine.dispose()

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -14,6 +15,7 @@ from sqlalchemy import func, insert, make_url, select, text
 from registry.errors import Conflict, DatabaseUnavailable, Internal, MedAIError
 from storage.circuit import CircuitState
 from storage.database import Database
+from storage.engine import RollingBack
 from storage.tables import User
 
 if TYPE_CHECKING:
@@ -105,6 +107,14 @@ async def test_a_statement_the_database_refuses_is_our_mistake(database: Databas
 
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+async def test_a_time_without_a_zone_has_no_place_in_a_record(database: Database) -> None:
+    naive = datetime(2026, 11, 24)  # noqa: DTZ001  # the point
+
+    with pytest.raises(Internal):
+        async with database.transaction() as session:
+            await session.execute(insert(User).values(user("a", locked_until=naive)))
 
 
 async def test_a_question_and_its_answer_are_timed(database: Database) -> None:
@@ -221,6 +231,22 @@ def odd_url(sqlite_url: str, tmp_path: Path) -> str:
     odd = tmp_path / "50% ü ? #&.db"
     path_of(sqlite_url).rename(odd)
     return make_url("sqlite+aiosqlite://").set(database=str(odd)).render_as_string()
+
+
+def test_a_closed_sqlite_connection_holds_no_lock_whatever_still_refers_to_it(
+    sqlite_url: str,
+) -> None:
+    path = path_of(sqlite_url)
+    closed = sqlite3.connect(path, isolation_level=None, factory=RollingBack)
+    closed.execute("BEGIN IMMEDIATE")
+    cursor = closed.execute("SELECT * FROM sqlite_schema")  # as a cancelled task leaves it
+
+    closed.close()
+
+    other = sqlite3.connect(path, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+    del cursor
 
 
 async def test_a_path_with_odd_characters_is_opened(

@@ -298,6 +298,7 @@ def test_an_empty_tree_proves_nothing() -> None:
     assert not verify_consistency(0, 0, proof=(), old_root=empty, new_root=empty)
     assert not verify_consistency(0, 1, proof=(), old_root=empty, new_root=LEAF)
     assert not verify_consistency(2, 1, proof=(), old_root=LEAF, new_root=LEAF)
+    assert not verify_consistency(3, 4, proof=(), old_root=LEAF, new_root=LEAF)
 
 
 @pytest.mark.parametrize("index", [-1, 3])

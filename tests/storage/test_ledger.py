@@ -11,14 +11,13 @@ import pytest
 from sqlalchemy import func, select, text
 
 from registry.contract import Receipt, Role
-from registry.errors import AuditUnavailable, Conflict, IllegalTransition, Internal, MedAIError
-from registry.events import AuditAction, AuditEvent, NewUser, TokenRevoked
-from registry.lifecycle import ModelStatus
+from registry.errors import AuditUnavailable, Internal, MedAIError
+from registry.events import AuditAction, NewUser
 from storage.audit import AuditRepository, Entry
 from storage.database import Database
 from storage.hashchain import canonical
 from storage.ledger import Ledger, append_once
-from storage.tables import AuditLog, AuditSubject, InferenceResult, User
+from storage.tables import AuditLog, AuditSubject, InferenceResult
 from storage.verify import verify
 
 if TYPE_CHECKING:
@@ -147,91 +146,6 @@ async def test_a_payload_never_holds_a_password_hash_or_an_address(
     ]
     assert "argon2" not in entry.payload
     assert "example.org" not in entry.payload
-
-
-def unknown_user(site: "Site") -> AuditEvent:
-    return site.bad()
-
-
-def float_in_context(site: "Site") -> AuditEvent:
-    return site.event(context={"score": 0.5})
-
-
-def illegal_step(site: "Site") -> AuditEvent:
-    return site.step(site.model, ModelStatus.REGISTERED, ModelStatus.ACTIVE)
-
-
-def two_results(site: "Site") -> AuditEvent:
-    one, other = site.inference(), site.inference()
-    return replace(one, changes=(*one.changes, *other.changes))
-
-
-def unknown_model(site: "Site") -> AuditEvent:
-    return site.inference(model=replace(site.model, id=site.user_id))
-
-
-BAD = {
-    unknown_user: Conflict,
-    float_in_context: Internal,
-    illegal_step: IllegalTransition,
-    two_results: Internal,
-    unknown_model: Conflict,
-}
-
-
-@pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("place", [0, 5, 7])
-async def test_a_bad_event_among_eight_fails_alone(
-    database: Database, site: "Site", ledger: Ledger, place: int, make: Any
-) -> None:
-    events = [site.inference() if number % 2 else site.event() for number in range(8)]
-    events[place] = make(site)
-
-    recorded = await ledger.append(events)
-
-    refused = recorded.pop(place)
-    assert type(refused) is BAD[make]
-    seqs = [receipt.seq for receipt in receipts(recorded)]
-    assert seqs == list(range(seqs[0], seqs[0] + 7))
-    assert (await verify(database)).intact
-
-
-async def test_several_bad_events_fail_alone(
-    database: Database, site: "Site", ledger: Ledger
-) -> None:
-    events = [site.event(), site.bad(), site.bad(), site.inference(), illegal_step(site)]
-
-    recorded = await ledger.append(events)
-
-    assert [type(ended) for ended in recorded] == [
-        Receipt,
-        Conflict,
-        Conflict,
-        Receipt,
-        IllegalTransition,
-    ]
-    assert (await verify(database)).intact
-
-
-async def test_a_refused_event_leaves_none_of_its_changes(
-    database: Database, site: "Site", ledger: Ledger
-) -> None:
-    good = NewUser(site.model.id, "roe", Role.VIEWER, "x")
-    bad = TokenRevoked("jti-9", UUID(int=5), site.clock())
-
-    [refused] = await ledger.append([site.event(good, bad)])
-
-    assert isinstance(refused, Conflict)
-    assert await count(database, User) == 1
-
-
-async def test_an_idempotency_key_used_again_is_named(site: "Site", ledger: Ledger) -> None:
-    await ledger.append([site.inference(idempotency_key="key-1")])
-
-    [refused] = await ledger.append([site.inference(idempotency_key="key-1")])
-
-    assert isinstance(refused, Conflict)
-    assert [violation.rule for violation in refused.violations] == ["idempotency_key"]
 
 
 async def test_the_same_event_is_recorded_once(
@@ -384,6 +298,27 @@ async def test_a_writer_that_never_began_stops_quietly(
     database: Database, clock: "TestClock"
 ) -> None:
     await Ledger(database, software_version="1", now=clock).close()
+
+    assert await count(database, AuditLog) == 0
+
+
+async def test_a_writer_that_was_replaced_stops_quietly(
+    database: Database, site: "Site", ledger: Ledger, clock: "TestClock"
+) -> None:
+    await Ledger(database, software_version="1", now=clock).open()
+    before = await count(database, AuditLog)
+
+    await ledger.close()
+
+    assert ledger.fenced
+    assert await count(database, AuditLog) == before
+
+
+async def test_a_writer_that_cannot_say_what_it_is_does_not_begin(
+    database: Database, clock: "TestClock"
+) -> None:
+    with pytest.raises(Internal):
+        await Ledger(database, software_version="\ud800", now=clock).open()
 
     assert await count(database, AuditLog) == 0
 

@@ -241,6 +241,19 @@ async def test_the_server_s_role_can_do_its_work_and_not_touch_the_log(
                 await session.execute(text(statement))
 
 
+@pytest.mark.postgres
+async def test_one_role_is_enough_where_nobody_made_a_second(postgres: "PostgresServer") -> None:
+    postgres.execute(
+        f"ALTER ROLE {schema.APP_ROLE} RENAME TO elsewhere", "CREATE DATABASE single_role"
+    )
+    try:
+        await schema.upgrade(postgres.url("single_role"))
+    finally:
+        postgres.execute(f"ALTER ROLE elsewhere RENAME TO {schema.APP_ROLE}")
+
+    await schema.check(postgres.url("single_role"))
+
+
 def test_every_table_has_its_grants() -> None:
     assert set(schema.GRANTS) == {*Table.metadata.tables, "alembic_version"}
 
