@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from configs.settings import Settings
-from deployments.client import Client, Problem, Unreachable
+from deployments.client import Client, Problem, Unreachable, batches
+from deployments.client_answers import Inference, ProblemDocument
 from registry.errors import BadRequest
 
 EXIT_SOME_REFUSED = 1
@@ -46,9 +48,11 @@ def infer(
         with Client(address) as client:
             client.login(user or getpass.getuser(), password)
             with Progress(console=Console(stderr=True), transient=True) as progress:
-                for file in progress.track(files, description="inferring"):
-                    document, answered = _ask(client, file, model)
-                    refused += not answered
+                answers = progress.track(
+                    _ask(client, files, model), total=len(files), description="inferring"
+                )
+                for file, document in zip(files, answers, strict=True):
+                    refused += "outcome" not in document
                     _print(console, file, document, as_json=as_json)
             client.logout()
     except Problem as problem:
@@ -62,14 +66,27 @@ def infer(
     raise typer.Exit(EXIT_SOME_REFUSED if refused else os.EX_OK)
 
 
-def _ask(client: Client, file: Path, model: str) -> tuple[dict[str, Any], bool]:
-    try:
-        return client.infer(file, model=model), True
-    except Problem as problem:
-        return problem.document, False
+def _ask(client: Client, files: list[Path], model: str) -> Iterator[Inference | ProblemDocument]:
+    """The answer to each file, in order; of a batch that got none, its problem for each of it."""
+    for batch in batches(files):
+        try:
+            if len(batch) == 1:
+                yield client.infer(batch[0], model=model)
+                continue
+            items = list(client.infer_batch(batch, model=model))
+        except Problem as problem:
+            yield from [problem.document] * len(batch)
+            continue
+        for item in items:
+            answer = item["result"] or item["problem"]
+            assert answer is not None
+            yield answer
 
 
-def _print(console: Console, file: Path, document: dict[str, Any], *, as_json: bool) -> None:
+def _print(
+    console: Console, file: Path, answer: Inference | ProblemDocument, *, as_json: bool
+) -> None:
+    document: Mapping[str, Any] = answer
     if as_json:
         print(json.dumps({"file": file.name, **document}))  # noqa: T201  # a program reads it
     elif "outcome" in document:

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from configs.settings import Settings
 from deployments.client import Client
+from deployments.client_answers import Inference
 from registry.errors import Failed
 
 FILM = "RG1_UNCR.dcm"
@@ -114,7 +115,7 @@ def descendants(pid: int) -> list[psutil.Process]:
     return []
 
 
-def show(console: Console, answer: dict[str, Any]) -> None:
+def show(console: Console, answer: Inference) -> None:
     """Print an answer for a person."""
     model = answer["model"]
     table = Table(
@@ -127,7 +128,8 @@ def show(console: Console, answer: dict[str, Any]) -> None:
     table.add_row("needs review", "yes" if answer["needs_review"] else "no")
     scores = [f"{name} {score:.4f}" for name, score in (answer["scores"] or {}).items()]
     table.add_row("scores", ", ".join(scores) or "none")
-    for check in answer["validation"]["checks"]:
+    validation = answer["validation"]
+    for check in validation["checks"] if validation else ():
         mark = "[green]ok[/green]" if check["passed"] else "[red]broken[/red]"
         table.add_row(check["name"], f"{_number(check['measured'])} ({check['limit']}) {mark}")
     table.add_row("model sha256", model["sha256"])

@@ -6,7 +6,10 @@ from configs.settings import Settings
 from configs.topology import GatewayTuning
 from deployments.api.app import Services, create_app
 from deployments.api.health import HealthChecks
+from deployments.api.health_details import HostView
+from deployments.api.metrics import Counts
 from deployments.api.passwords import Passwords
+from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
 from deployments.api.signing_keys import load_keys
 from deployments.api.tokens import AccessTokens
@@ -14,7 +17,10 @@ from deployments.hops import AuditHop, Handle, ReadyHop, ValidatorHop
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService
+from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
+from deployments.telemetry.metrics_exposition import MetricsPage
+from deployments.telemetry.metrics_observations import observe_verdict, show_models
 from registry.errors import AuditUnavailable, ModelUnavailable
 from storage.database import Database
 
@@ -24,16 +30,25 @@ class Gateway:
 
     def __init__(self, validator: Handle, audit: Handle) -> None:
         settings = Settings.load()
-        configure_logs(settings.log, component="gateway")
+        logs = configure_logs(settings.log, component="gateway")
         self._docs = settings.profile != "production"  # ASVS 13.4.5
         tuning = GatewayTuning()
         limits = settings.limits
         self._database = Database(settings.database, settings.database_url)
+        self._metrics = start_exporting(settings, "gateway", logs, self._database)
+        instruments = self._metrics.instruments
+        instruments.watch(self._show)
         self._catalogue = CatalogueWatch.start(settings)
         self._screening = ValidatorHop(validator, tuning.validator, timeout_s=limits.deadline_s)
         self._audit = AuditHop(audit, tuning.audit, timeout_s=limits.audit_timeout_s)
         self._inference = InferenceService(
-            self._screening, self._audit, self._catalogue.current, limits
+            self._screening,
+            self._audit,
+            self._catalogue.current,
+            limits,
+            lambda answer: observe_verdict(
+                instruments, answer.served.model, answer.verdict, answer.timings_ms
+            ),
         )
         checks = {
             "accepting": self._inference.admission.check,
@@ -41,6 +56,13 @@ class Gateway:
             "audit": ReadyHop(audit, lost=AuditUnavailable).check,
             "models": ReadyHop(validator, lost=ModelUnavailable).check,
         }
+        view = HostView(
+            settings.home_dir,
+            self._database,
+            self._catalogue.current,
+            lambda: self._inference.admission.in_progress,
+            {"validator": self._screening.depth, "audit": lambda: self._audit.batcher.depth},
+        )
         self._services = Services(
             inference=self._inference,
             audit=self._audit,
@@ -53,8 +75,12 @@ class Gateway:
             pseudonyms=Pseudonyms.from_file(
                 settings.pseudonym_key_file, version=settings.privacy.pseudonym_key_version
             ),
-            health=HealthChecks(checks),
+            health=HealthChecks(checks, view),
             limits=limits,
+            auth=settings.auth,
+            rate_limits=RateLimits(settings.ratelimit),
+            counts=Counts(instruments),
+            metrics=MetricsPage.of_node(settings.server),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -63,6 +89,14 @@ class Gateway:
 
     async def _reachable(self) -> None:
         await self._database.ping()
+
+    def _show(self) -> None:
+        instruments = self._metrics.instruments
+        instruments.in_progress.set(self._inference.admission.in_progress)
+        instruments.admission_limit.set(self._services.limits.max_in_progress)
+        instruments.queue.set(self._screening.depth(), "validator")
+        instruments.queue.set(self._audit.batcher.depth, "audit")
+        show_models(instruments, self._catalogue.known())
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -78,3 +112,4 @@ class Gateway:
         """Called by Serve once no request is left."""
         await self._catalogue.close()
         await self._database.close()
+        await self._metrics.close()

@@ -100,6 +100,10 @@ class ValidatorHop:
         self._light.reconfigure(**tuning.model_dump())
         self._heavy.reconfigure(**(tuning.model_dump() | {"max_batch_size": 1}))
 
+    def depth(self) -> int:
+        """How many images wait for a call."""
+        return self._light.depth + self._heavy.depth
+
     async def screen(self, upload: Upload) -> Verdict:
         """See `inference.service.Screening`."""
         batcher = self._heavy if signature(upload.body).heavy else self._light

@@ -51,6 +51,7 @@ class Principal:
     username: str
     role: Role
     token_id: str
+    must_change_password: bool = False  # until then, nothing else is permitted
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,6 +291,13 @@ class DatabaseUnavailable(Failed):
     title = "Database unavailable"
 
 
+class MetricsUnavailable(Failed):
+    """The node's metrics agent did not answer."""
+
+    code = "metrics-unavailable"
+    title = "Metrics unavailable"
+
+
 class InferenceTimeout(Failed):
     """The deadline passed before the answer was there."""
 

@@ -27,16 +27,29 @@ class AuditAction(StrEnum):
     LOGIN_OK = "login.ok"
     LOGIN_FAILED = "login.failed"
     LOGIN_LOCKED = "login.locked"
+    LOGIN_UNLOCKED = "login.unlocked"
     LOGOUT = "logout"
+    REFRESHED = "refresh.ok"
+    REFRESH_REJECTED = "refresh.rejected"
+    REFRESH_REUSED = "refresh.reused"
     TOKEN_REJECTED = "token.rejected"  # noqa: S105  # the name of an act, not a secret
     ACCESS_DENIED = "access.denied"
     USER_CREATED = "user.created"
+    USER_DISABLED = "user.disabled"
+    USER_ENABLED = "user.enabled"
+    USER_ROLE_CHANGED = "user.role_changed"
+    USERS_LISTED = "users.listed"
+    RESET_ISSUED = "reset.issued"
+    RESET_REJECTED = "reset.rejected"
+    PASSWORD_REFUSED = "password.refused"  # noqa: S105  # the name of an act, not a secret
     PASSWORD_CHANGED = "password.changed"  # noqa: S105  # the name of an act, not a secret
     INFERENCE = "inference"
     INFERENCE_REJECTED = "inference.rejected"
     INFERENCE_FAILED = "inference.failed"
     RESULT_READ = "result.read"
     RESULTS_LISTED = "results.listed"
+    AUDIT_READ = "audit.read"
+    AUDIT_EXPORTED = "audit.exported"
     MODEL_REGISTERED = "model.registered"
     MODEL_VALIDATED = "model.validated"
     MODEL_APPROVED = "model.approved"
@@ -82,6 +95,7 @@ class NewResult:
     created_by: UUID
     created_at: datetime
     idempotency_key: str | None = None
+    request_digest: bytes | None = None  # SHA-256 of what the key was used for
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,103 @@ class TokenRevoked:
     token_id: str
     user_id: UUID
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshIssued:
+    """A refresh token, and the access token that was given together with it.
+
+    Attributes:
+        token_hash: SHA-256 of the token; the token itself is nowhere.
+        family_id: Everything that came from one log-in.
+        replaces: SHA-256 of the token that was paid for this one; None at a log-in. `Conflict`
+            where it was used, revoked or has ended meanwhile: a token is good once.
+        access_token_id: The access token's jti.
+        access_expires_at: When the access token ends.
+        expires_at: When this token ends unused.
+        family_expires_at: When the family ends, however much it is used.
+        proved_at: When the user's standing was read. `Conflict` where the account was disabled or
+            its sessions were all ended since.
+    """
+
+    token_hash: bytes
+    family_id: UUID
+    user_id: UUID
+    access_token_id: str
+    access_expires_at: datetime
+    expires_at: datetime
+    family_expires_at: datetime
+    proved_at: datetime
+    replaces: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyRevoked:
+    """A session that ends: no refresh token of it is good any longer, nor any access token."""
+
+    family_id: UUID
+    user_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class UserRoleChanged:
+    """Another role. Ends the user's sessions. `Conflict` where no enabled administrator is left."""
+
+    user_id: UUID
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class UserDisabled:
+    """An account that is closed. Ends its sessions. `Conflict` as for `UserRoleChanged`."""
+
+    user_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class UserEnabled:
+    """An account that is opened again; the sessions it had stay ended."""
+
+    user_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class UserUnlocked:
+    """The failures of a locked account are forgotten."""
+
+    user_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ResetIssued:
+    """A right to set a user's password once. Any earlier one of the user ends.
+
+    `token_hash` is SHA-256 of the token; the token itself is nowhere.
+    """
+
+    token_hash: bytes
+    user_id: UUID
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordSet:
+    """A user's new password. Ends the user's sessions.
+
+    Attributes:
+        user_id: Whose.
+        password_hash: An Argon2id string.
+        valid_after: Access tokens issued before this moment are refused.
+        replaces: The hash that the old password was verified against; `Conflict` where it is
+            another by now. None where `reset_hash` stands for it.
+        reset_hash: SHA-256 of the reset token; `Conflict` where it is not good any longer.
+    """
+
+    user_id: UUID
+    password_hash: str
+    valid_after: datetime
+    replaces: str | None = None
+    reset_hash: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +239,19 @@ class ModelTransition:
     by: str
 
 
-Change: TypeAlias = NewResult | NewUser | TokenRevoked | NewModelVersion | ModelTransition
+AccountChange: TypeAlias = (
+    NewUser
+    | TokenRevoked
+    | RefreshIssued
+    | FamilyRevoked
+    | UserRoleChanged
+    | UserDisabled
+    | UserEnabled
+    | UserUnlocked
+    | ResetIssued
+    | PasswordSet
+)
+Change: TypeAlias = NewResult | NewModelVersion | ModelTransition | AccountChange
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Nothing happens before `create_app` is called; nothing runs before the lifespan 
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
@@ -13,22 +13,45 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from configs.settings import LimitSettings
-from deployments.api import admin, auth, documentation, health, infer, models, results
+from configs.settings import AuthSettings, LimitSettings, ServerSettings
+from deployments.api import (
+    account,
+    admin,
+    audit_log,
+    auth,
+    batch,
+    documentation,
+    health,
+    infer,
+    metrics,
+    models,
+    result_list,
+    results,
+    users,
+)
 from deployments.api.denials import Denials
 from deployments.api.exchange import exchange_in
-from deployments.api.guard import public_paths, refuse_unguarded
+from deployments.api.guard import public_paths, recognising_paths, refuse_unguarded
 from deployments.api.health import HealthChecks
+from deployments.api.idempotency import Replays
 from deployments.api.login import Login
+from deployments.api.metrics import Counts
 from deployments.api.middleware import Authentication, Envelope
+from deployments.api.password_changes import PasswordChanges
 from deployments.api.passwords import Passwords
 from deployments.api.problems import from_http, from_validation, problem
+from deployments.api.rate_limits import RateLimits
+from deployments.api.refresh import Refresh
+from deployments.api.session_tokens import SessionTokens
 from deployments.api.sessions import Sessions
 from deployments.api.tokens import AccessTokens
 from deployments.api.trail import Trail
 from deployments.api.uploads import Uploads
+from deployments.api.user_administration import UserAdministration
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import AuditTrail, InferenceService
+from deployments.telemetry.metrics import Instruments
+from deployments.telemetry.metrics_exposition import MetricsPage
 from storage.database import Database
 
 
@@ -36,8 +59,8 @@ from storage.database import Database
 class Services:
     """What the application stands on.
 
-    The lifespan starts and ends `sessions` and ends the threads of `passwords`; whoever made the
-    others closes them.
+    The lifespan starts and ends `sessions`, and ends the threads of `passwords` and the connections
+    of `rate_limits`; whoever made the others closes them.
     """
 
     inference: InferenceService
@@ -49,6 +72,10 @@ class Services:
     pseudonyms: Pseudonyms
     health: HealthChecks
     limits: LimitSettings
+    auth: AuthSettings
+    rate_limits: RateLimits
+    counts: Counts = field(default_factory=lambda: Counts(Instruments("gateway")))
+    metrics: MetricsPage = field(default_factory=lambda: MetricsPage.of_node(ServerSettings()))
 
 
 def create_app(services: Services, *, docs: bool = True) -> FastAPI:
@@ -61,7 +88,11 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     Raises:
         InvalidConfiguration: A route declares no permission.
     """
-    trail = Trail(services.audit, timeout_s=services.limits.audit_timeout_s)
+    trail = Trail(
+        services.audit,
+        timeout_s=services.limits.audit_timeout_s,
+        observe=services.counts.recorded,
+    )
     denials = Denials(trail)
     app = FastAPI(
         title="MedAI Flow",
@@ -73,14 +104,27 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan(services, denials),
     )
-    login = Login(services.database, services.passwords, services.tokens, trail)
+    database, passwords, sessions = services.database, services.passwords, services.sessions
+    tokens = SessionTokens(services.tokens, services.auth)
+    login = Login(database, passwords, tokens, trail)
+    refresh = Refresh(database, tokens, sessions, trail, denials)
+    changes = PasswordChanges(database, passwords, tokens, sessions, trail, denials, services.auth)
+    administration = UserAdministration(database, passwords, changes, sessions, trail)
+    replays = Replays(services.inference, services.database)
+    uploads = Uploads(services.pseudonyms, services.limits)
     routers = [
-        infer.routes(services.inference, Uploads(services.pseudonyms, services.limits)),
+        infer.routes(replays, uploads),
+        batch.routes(replays, uploads),
+        result_list.routes(services.database, trail, services.pseudonyms),
         results.routes(services.database, trail, denials),
         models.routes(services.database),
-        auth.routes(login, services.sessions, trail),
+        auth.routes(login, refresh, services.rate_limits),
+        account.routes(refresh, changes, services.tokens.keys),
+        users.routes(administration),
         admin.routes(),
+        audit_log.routes(services.database, trail),
         health.routes(services.health),
+        metrics.routes(services.metrics),
     ]
     if docs:
         routers.append(documentation.routes())
@@ -95,9 +139,16 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         tokens=services.tokens,
         sessions=services.sessions,
         denials=denials,
+        rate_limits=services.rate_limits,
         public=public_paths(app.routes),
+        recognising=recognising_paths(app.routes),
     )
-    app.add_middleware(Envelope, denials=denials, body_timeout_s=services.limits.body_timeout_s)
+    app.add_middleware(
+        Envelope,
+        denials=denials,
+        body_timeout_s=services.limits.body_timeout_s,
+        observe=services.counts.request,
+    )
     app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 
@@ -116,6 +167,7 @@ def _lifespan(
             await denials.close()
             await services.sessions.close()
             services.passwords.close()
+            await services.rate_limits.close()
 
     return lifespan
 

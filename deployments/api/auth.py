@@ -13,18 +13,16 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.api.completion import to_completion
-from deployments.api.exchange import claims_of, principal_of, request_id_of
+from deployments.api.exchange import claims_of, exchange_in, principal_of, request_id_of
 from deployments.api.guard import guarded_router
-from deployments.api.login import Login
+from deployments.api.login import LoggedIn, Login
 from deployments.api.permissions import PUBLIC, Permission, requires
 from deployments.api.problems import problems
-from deployments.api.sessions import Sessions
-from deployments.api.tokens import Claims
-from deployments.api.trail import Trail
+from deployments.api.rate_limits import RateLimits
+from deployments.api.refresh import Refresh
 from registry import errors
-from registry.contract import Principal, Role
+from registry.contract import Role
 from registry.errors import BadRequest, UnsupportedMediaType, ValidationFailed, Violation
-from registry.events import Actor, AuditAction, TokenRevoked
 
 MAX_FORM_BYTES: Final = 8 * 1024
 MAX_FIELDS: Final = 8
@@ -67,9 +65,13 @@ class TokenAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    access_token: str
+    access_token: str = Field(examples=["eyJhbGciOiJFZERTQSIsInR5cCI6ImF0K2p3dCJ9.e30.c2ln"])
+    refresh_token: str = Field(
+        description="good once, at POST /auth/refresh", examples=["Zk3Vb0o2S1Rj..."]
+    )
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # a type's name, not a secret
     expires_in: int = Field(description="seconds", examples=[900])
+    refresh_expires_in: int = Field(description="seconds, where unused", examples=[28800])
     role: Role
     must_change_password: bool
 
@@ -96,7 +98,7 @@ def session_details(request: Request) -> SessionDetails:
     )
 
 
-def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
+def routes(login: Login, refresh: Refresh, rate_limits: RateLimits) -> APIRouter:
     """The routes of this file."""
     router = guarded_router("authentication")
 
@@ -113,15 +115,11 @@ def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
         Unknown users, wrong passwords, locked and disabled accounts are all the same 401.
         """
         username, password = await read_credentials(request)
+        await rate_limits.login(exchange_in(request.scope), request.scope, username)
         logged_in = await to_completion(
             login(username, password, request_id=request_id_of(request))
         )
-        return TokenAnswer(
-            access_token=logged_in.token.text,
-            expires_in=logged_in.token.lifetime_s,
-            role=logged_in.role,
-            must_change_password=logged_in.must_change_password,
-        )
+        return token_answer(logged_in)
 
     @router.post(
         "/auth/logout",
@@ -131,11 +129,9 @@ def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
     )
     @requires(Permission.SESSION)
     async def log_out(request: Request) -> Response:
-        """End the token that this request came with, on every gateway."""
+        """End the session that this request's token belongs to, on every gateway."""
         principal, claims = principal_of(request), claims_of(request)
-        await to_completion(
-            end_session(principal, claims, sessions, trail, request_id=request_id_of(request))
-        )
+        await to_completion(refresh.end(principal, claims, request_id=request_id_of(request)))
         return Response(status_code=204)
 
     @router.get("/auth/me", summary="Who am I")
@@ -147,19 +143,17 @@ def routes(login: Login, sessions: Sessions, trail: Trail) -> APIRouter:
     return router
 
 
-async def end_session(
-    principal: Principal, claims: Claims, sessions: Sessions, trail: Trail, *, request_id: str
-) -> None:
-    """Revoke the token in the database, with the entry, then here. Raises `AuditUnavailable`."""
-    ends = datetime.fromtimestamp(claims.expires_at, UTC)
-    await trail.record(
-        AuditAction.LOGOUT,
-        "A user logged out.",
-        Actor.user(principal),
-        request_id=request_id,
-        changes=(TokenRevoked(claims.token_id, claims.user_id, ends),),
+def token_answer(logged_in: LoggedIn) -> TokenAnswer:
+    """The tokens of a session, as they are given out."""
+    pair = logged_in.tokens
+    return TokenAnswer(
+        access_token=pair.access.text,
+        expires_in=pair.access.lifetime_s,
+        refresh_token=pair.refresh,
+        refresh_expires_in=pair.refresh_lifetime_s,
+        role=logged_in.role,
+        must_change_password=logged_in.must_change_password,
     )
-    sessions.revoke(claims)
 
 
 async def read_credentials(request: Request) -> tuple[str, str]:

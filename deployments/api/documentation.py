@@ -17,9 +17,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+from deployments.api.examples import add_examples
 from deployments.api.guard import GuardedRoute, guarded_router
+from deployments.api.middleware import PROBES
 from deployments.api.permissions import PUBLIC, requires
-from deployments.api.problems import ProblemDetails, problems
+from deployments.api.problems import MEDIA_TYPE, ProblemDetails, problems
 from registry import errors
 
 SCHEME: Final = "password"
@@ -130,6 +132,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             if isinstance(route, GuardedRoute) and route.include_in_schema:
                 for method in route.methods or ():
                     _complete(document["paths"][route.path][method.lower()], route)
+        add_examples(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -137,19 +140,25 @@ def describe(app: FastAPI) -> dict[str, Any]:
 def _complete(operation: dict[str, Any], route: GuardedRoute) -> None:
     """Add what every route shares. What the route says itself stands."""
     permission = route.access.permission
-    shared: list[type[errors.MedAIError]] = [errors.Internal]
+    shared: list[type[errors.MedAIError]] = [errors.BadRequest, errors.Internal]
+    if not route.path.startswith(PROBES):
+        shared.append(errors.RateLimited)
     if permission is None:
         operation["security"] = []
     else:
         operation["security"] = [{SCHEME: []}]
         operation["x-permission"] = str(permission)
-        shared += [errors.Unauthenticated, errors.Forbidden, errors.DatabaseUnavailable]
+        shared += [errors.Unauthenticated, errors.Forbidden, errors.PasswordExpired]
+        shared.append(errors.DatabaseUnavailable)
     responses = operation["responses"]
     if FRAMEWORK_SCHEMAS[0] in str(responses.get("422")):
         del responses["422"]
         shared.append(errors.ValidationFailed)
     for status, response in problems(*shared).items():
-        responses.setdefault(str(status), response)
+        own = responses.setdefault(str(status), response)
+        if own is not response and MEDIA_TYPE in own.get("content", {}):
+            both = {*own["description"].split("; "), *response["description"].split("; ")}
+            own["description"] = "; ".join(sorted(both))
 
 
 def _problem_schemas() -> dict[str, Any]:

@@ -32,9 +32,11 @@ class Exchange:
         status: The answer's status; 0 before it began.
         bytes_in: Bytes of the body that came in.
         bytes_out: Bytes of the body that went out.
+        answer_headers: Headers of the problem, where the answer is one.
     """
 
     __slots__ = (
+        "answer_headers",
         "authorization",
         "bytes_in",
         "bytes_out",
@@ -66,6 +68,7 @@ class Exchange:
         self.status = 0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.answer_headers: dict[str, str] | None = None
 
     @property
     def elapsed_ms(self) -> float:

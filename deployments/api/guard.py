@@ -13,8 +13,14 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from deployments.api.exchange import exchange_in
-from deployments.api.permissions import Access, declared, holds
-from registry.errors import Forbidden, InvalidConfiguration, Unauthenticated, Violation
+from deployments.api.permissions import Access, Permission, declared, holds
+from registry.errors import (
+    Forbidden,
+    InvalidConfiguration,
+    PasswordExpired,
+    Unauthenticated,
+    Violation,
+)
 
 
 class GuardedRoute(APIRoute):
@@ -37,6 +43,7 @@ class GuardedRoute(APIRoute):
 
         Raises:
             Unauthenticated: Nobody is known, though somebody must be.
+            PasswordExpired: The caller may only set a new password.
             Forbidden: The caller's role does not hold the permission.
         """
         exchange = exchange_in(scope)
@@ -46,6 +53,8 @@ class GuardedRoute(APIRoute):
         if permission is not None:
             if exchange.principal is None:
                 raise Unauthenticated
+            if exchange.principal.must_change_password and permission is not Permission.SESSION:
+                raise PasswordExpired("a new password is needed first: POST /auth/password")
             if not holds(exchange.principal.role, permission):
                 raise Forbidden(f"this needs the permission {permission}")
         await super().handle(scope, receive, send)
@@ -61,6 +70,16 @@ def refuse_unguarded(app: FastAPI) -> None:
     for route in app.routes:
         if not isinstance(route, GuardedRoute):
             raise _undeclared(getattr(route, "path", type(route).__name__))
+
+
+def recognising_paths(routes: Iterable[object]) -> frozenset[tuple[str, str]]:
+    """Method and path of each public route that says more to whom it knows."""
+    return frozenset(
+        (method, route.path)
+        for route in routes
+        if isinstance(route, GuardedRoute) and route.access.recognises
+        for method in route.methods or ()
+    )
 
 
 def public_paths(routes: Iterable[object]) -> frozenset[tuple[str, str]]:

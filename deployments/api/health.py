@@ -4,7 +4,8 @@
                          database never has the process killed
     GET /health/ready    every check passes; else 503, with the reason of each that does not
     GET /health/startup  every check has passed once since the start; else 503
-    GET /health          all of it in one answer, always 200
+    GET /health          all of it in one answer, always 200; to an administrator's token also how
+                         the gateway and its host stand (`api.health_details`)
 
 Answered within 100 ms whatever the checks do: a check runs outside of the request, at most once in
 `MAX_AGE_S` however many ask, and one that takes longer is answered by what it said last.
@@ -19,12 +20,14 @@ from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from deployments.api.exchange import exchange_in
 from deployments.api.guard import guarded_router
-from deployments.api.permissions import PUBLIC, requires
+from deployments.api.health_details import HealthDetails, HostView
+from deployments.api.permissions import PUBLIC, Permission, holds, requires
 from registry.errors import MedAIError
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
@@ -97,9 +100,15 @@ class _Watched:
 
 
 class HealthChecks:
-    """The checks of one gateway by name, such as `database`, `audit` and `model:<name>`."""
+    """The checks of one gateway by name, such as `database`, `audit` and `model:<name>`.
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    Args:
+        checks: The checks.
+        view: Tells administrators how the gateway stands.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], view: HostView | None = None) -> None:
+        self.view = view
         self._watched = {name: _Watched(check) for name, check in checks.items()}
         self._pending = set(checks)  # have not passed since the start
 
@@ -137,6 +146,7 @@ class HealthReport(BaseModel):
     ready: bool
     started: bool
     checks: dict[str, CheckDetails]
+    details: HealthDetails | None = Field(default=None, description="for administrators only")
 
 
 class Liveness(BaseModel):
@@ -156,17 +166,24 @@ def routes(checks: HealthChecks) -> APIRouter:
     """The routes of this file."""
     router = guarded_router("health")
 
-    async def report(*, fails: Callable[[bool], bool]) -> Response:
+    async def report(
+        *, fails: Callable[[bool], bool], details: HealthDetails | None = None
+    ) -> Response:
         results = await checks.results()
         ready = all(said.condition is Condition.OK for said in results.values())
         document = {"live": True, "ready": ready, "started": checks.started, "checks": results}
+        if details is not None:
+            document["details"] = details.model_dump()
         return _json(document, 503 if fails(ready) else 200)
 
     @router.get("/health", summary="Everything at once", response_model=HealthReport)
-    @requires(PUBLIC)
-    async def health() -> Response:
-        """200 also where a check fails."""
-        return await report(fails=lambda _: False)
+    @requires(PUBLIC, recognises=True)
+    async def health(request: Request) -> Response:
+        """200 also where a check fails. An administrator's token is answered with details."""
+        principal = exchange_in(request.scope).principal
+        admin = principal is not None and holds(principal.role, Permission.ADMINISTER)
+        details = checks.view.details() if admin and checks.view is not None else None
+        return await report(fails=lambda _: False, details=details)
 
     @router.get("/health/live", summary="Is the process alive", response_model=Liveness)
     @requires(PUBLIC)

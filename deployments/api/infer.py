@@ -14,14 +14,16 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from deployments.api import idempotency
 from deployments.api.answers import InferenceDetails
 from deployments.api.exchange import exchange_in, principal_of, request_id_of
 from deployments.api.guard import guarded_router
+from deployments.api.idempotency import Replays
 from deployments.api.multipart import FILE, PATIENT_ID
 from deployments.api.permissions import Permission, requires
 from deployments.api.problems import Recorded, problem, problems
 from deployments.api.uploads import TYPES, Uploads
-from deployments.inference.service import Answer, ImageRequest, InferenceService
+from deployments.inference.service import Answer, ImageRequest
 from registry import errors
 from registry.contract import GateVerdict, ModelRef, Validation
 from registry.errors import ValidationFailed, Violation
@@ -65,6 +67,7 @@ PROBLEMS: Final = problems(
     errors.BadRequest,
     errors.MalformedMultipart,
     errors.NotFound,
+    errors.IdempotencyConflict,
     errors.RequestTimeout,
     errors.PayloadTooLarge,
     errors.ImageTooLarge,
@@ -91,7 +94,7 @@ SERVER_TIMING: Final = {
 }
 
 
-def routes(service: InferenceService, uploads: Uploads) -> APIRouter:
+def routes(replays: Replays, uploads: Uploads) -> APIRouter:
     """The routes of this file."""
     router = guarded_router("inference")
 
@@ -99,8 +102,8 @@ def routes(service: InferenceService, uploads: Uploads) -> APIRouter:
         "/infer",
         summary="Ask a model about one image",
         response_model=InferenceDetails,
-        responses={200: {"headers": SERVER_TIMING}, **PROBLEMS},
-        openapi_extra={"requestBody": REQUEST_BODY},
+        responses={200: {"headers": SERVER_TIMING | idempotency.REPLAYED_HEADER}, **PROBLEMS},
+        openapi_extra={"requestBody": REQUEST_BODY, "parameters": [idempotency.PARAMETER]},
     )
     @requires(Permission.INFER, max_body_bytes=uploads.max_body_bytes)
     async def infer(request: Request, model: ModelName, frame: Frame = None) -> Response:
@@ -111,20 +114,22 @@ def routes(service: InferenceService, uploads: Uploads) -> APIRouter:
         well.
         """
         refuse_other_parameters(request)
+        key = idempotency.key_of(request)
         with uploads.held(request):
             image = await uploads.read(request)
-            answer = await service.infer(
+            answer, again = await replays.infer(
                 ImageRequest(
                     model=model,
                     body=image.body,
                     media_type=image.media_type,
                     patient=image.patient,
                     frame=frame,
+                    idempotency_key=key,
                     request_id=request_id_of(request),
                 ),
                 principal_of(request),
             )
-        return respond(request, answer)
+        return respond(request, answer, again=again)
 
     return router
 
@@ -144,17 +149,19 @@ def refuse_other_parameters(request: Request) -> None:
         )
 
 
-def respond(request: Request, answer: Answer) -> Response:
-    """The answer's response: 200, or the problem that it is."""
+def respond(request: Request, answer: Answer, *, again: bool) -> Response:
+    """The answer's response: 200, or the problem that it is. `again`: it was recorded before."""
     exchange = exchange_in(request.scope)
-    timing = {"Server-Timing": server_timing(answer.timings_ms, gateway_ms=exchange.elapsed_ms)}
+    headers = {"Server-Timing": server_timing(answer.timings_ms, gateway_ms=exchange.elapsed_ms)}
+    if again:
+        headers[idempotency.REPLAYED] = "true"
     error = answer.verdict.error
     if error is None:
         body = orjson.dumps(details(answer))
-        return Response(body, headers=timing, media_type="application/json")
+        return Response(body, headers=headers, media_type="application/json")
     exchange.code = error.code
     recorded = Recorded(answer.result_id, answer.receipt)
-    return problem(error, request_id=exchange.request_id, recorded=recorded, headers=timing)
+    return problem(error, request_id=exchange.request_id, recorded=recorded, headers=headers)
 
 
 def details(answer: Answer) -> dict[str, Any]:

@@ -18,12 +18,12 @@ from enum import StrEnum
 from uuid import uuid4
 
 from deployments.api.passwords import Passwords
-from deployments.api.tokens import AccessToken, AccessTokens
+from deployments.api.session_tokens import SessionTokens, TokenPair
 from deployments.api.trail import Trail
 from deployments.telemetry.events import LogEvent
 from deployments.telemetry.logs import get_logger
 from registry.contract import Role
-from registry.errors import NotFound, Unauthenticated
+from registry.errors import Conflict, NotFound, Unauthenticated
 from registry.events import ANONYMOUS, Actor, AuditAction, AuditOutcome
 from storage.accounts import Account, AccountRepository
 from storage.database import Database
@@ -42,7 +42,7 @@ class LoginRefusal(StrEnum):
 class LoggedIn:
     """A successful log-in."""
 
-    token: AccessToken
+    tokens: TokenPair
     role: Role
     must_change_password: bool
 
@@ -58,7 +58,7 @@ class Login:
     Args:
         database: Where the accounts are.
         passwords: Verifies.
-        tokens: Issues.
+        tokens: Makes a session's tokens.
         trail: Records.
         now: The clock.
     """
@@ -67,7 +67,7 @@ class Login:
         self,
         database: Database,
         passwords: Passwords,
-        tokens: AccessTokens,
+        tokens: SessionTokens,
         trail: Trail,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -87,6 +87,7 @@ class Login:
             DatabaseUnavailable: The accounts cannot be read.
             AuditUnavailable: It could not be recorded, so there is no token.
         """
+        started = self._now()
         async with self._database.reading() as session:
             account = await AccountRepository(session).for_login(username)
         stored = None if account is None else account.password_hash
@@ -95,23 +96,27 @@ class Login:
         if refusal is not None or account is None:
             locks = await self._count(account if refusal is LoginRefusal.WRONG else None)
             await self._record_failure(account, refusal, request_id, locks=locks)
-            raise Unauthenticated("user name or password is wrong, or the account may not log in")
+            raise _refused()
         if account.failed_attempts:
             async with self._database.transaction() as session:
                 await AccountRepository(session).clear_failures(account.user_id)
-        token = self._tokens.issue(account.user_id, account.username)
-        await self._trail.record(
-            AuditAction.LOGIN_OK,
-            "A user logged in.",
-            Actor("user", account.user_id, account.role, token.claims.token_id),
-            request_id=request_id,
-        )
+        pair = self._tokens.issue(account.user_id, account.username, at=started)
+        try:
+            await self._trail.record(
+                AuditAction.LOGIN_OK,
+                "A user logged in.",
+                Actor("user", account.user_id, account.role, pair.access.claims.token_id),
+                request_id=request_id,
+                changes=(pair.issued,),
+            )
+        except Conflict:  # disabled, or given another password, while the hash was verified
+            raise _refused() from None
         self._log.info(
             LogEvent.LOGIN,
             user_id=account.user_id,
             reason="hash-outdated" if verified.outdated else None,
         )
-        return LoggedIn(token, account.role, account.must_change_password)
+        return LoggedIn(pair, account.role, account.must_change_password)
 
     def _refusal(self, account: Account | None, *, right: bool) -> LoginRefusal | None:
         if account is None:
@@ -147,3 +152,7 @@ class Login:
                 "account": None if account is None else str(account.user_id),
             },
         )
+
+
+def _refused() -> Unauthenticated:
+    return Unauthenticated("user name or password is wrong, or the account may not log in")

@@ -10,7 +10,9 @@ since callers put patients into such fields); nothing of an unforeseen error lea
 """
 
 import asyncio
+import contextlib
 import re
+from collections.abc import Callable
 from typing import Final
 
 from starlette.requests import ClientDisconnect
@@ -21,6 +23,7 @@ from deployments.api.bodies import BoundedBody
 from deployments.api.denials import Denials
 from deployments.api.exchange import SCOPE_KEY, Exchange, exchange_in
 from deployments.api.problems import problem
+from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
 from deployments.api.tokens import AccessTokens, Refusal
 from deployments.telemetry.events import LogEvent
@@ -78,12 +81,21 @@ class Envelope:
         app: What comes next.
         denials: Learns of every refused permission.
         body_timeout_s: How long a body may take to arrive.
+        observe: Told of every request's method and exchange, once it is answered.
     """
 
-    def __init__(self, app: ASGIApp, *, denials: Denials, body_timeout_s: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        denials: Denials,
+        body_timeout_s: float,
+        observe: Callable[[str, Exchange], None] = lambda _, __: None,
+    ) -> None:
         self._app = app
         self._denials = denials
         self._body_timeout_s = body_timeout_s
+        self._observe = observe
         self._log = get_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +111,9 @@ class Envelope:
         try:
             await self._answer(scope, receive, Reply(send, exchange))
         finally:
-            self._write_access_line(scope["method"], exchange)
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            self._write_access_line(method, exchange)
+            self._observe(method, exchange)
             REQUEST_ID.reset(identity)
 
     async def _answer(self, scope: Scope, receive: Receive, reply: Reply) -> None:
@@ -131,7 +145,7 @@ class Envelope:
         if exchange.status:  # too late: the server cuts the answer short
             raise Internal("the answer had already begun") from None
         exchange.code = error.code
-        response = problem(error, request_id=exchange.request_id)
+        response = problem(error, request_id=exchange.request_id, headers=exchange.answer_headers)
         await response(scope, receive, reply)
 
     def _write_access_line(self, method: str, exchange: Exchange) -> None:
@@ -140,7 +154,7 @@ class Envelope:
         write = self._log.debug if probe else self._log.info
         write(
             LogEvent.REQUEST,
-            method=method if method in METHODS else "OTHER",
+            method=method,
             route=exchange.route or "none",
             status=exchange.status,
             code=exchange.code,
@@ -189,7 +203,9 @@ class Authentication:
         tokens: Verifies access tokens.
         sessions: Knows whether user and token are still good.
         denials: Learns of every refused token.
+        rate_limits: How often one may ask.
         public: Method and path of the routes that need nobody.
+        recognising: Those of them that say more to whom they know.
     """
 
     def __init__(
@@ -199,26 +215,38 @@ class Authentication:
         tokens: AccessTokens,
         sessions: Sessions,
         denials: Denials,
+        rate_limits: RateLimits,
         public: frozenset[tuple[str, str]],
+        recognising: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
         self._app = app
         self._tokens = tokens
         self._sessions = sessions
         self._denials = denials
+        self._rate_limits = rate_limits
         self._public = public
+        self._recognising = recognising
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if (scope["method"], path) not in self._public:
-                await self._identify(exchange_in(scope))
+            exchange = exchange_in(scope)
+            if (scope["method"], path) in self._public:
+                if not path.startswith(PROBES):  # load balancers must always have their answer
+                    await self._rate_limits.address(exchange, scope)
+                elif (scope["method"], path) in self._recognising and exchange.authorization:
+                    with contextlib.suppress(MedAIError):  # then it is anybody who asks
+                        await self._identify(exchange, scope)
+            else:
+                await self._identify(exchange, scope)
         await self._app(scope, receive, send)
 
-    async def _identify(self, exchange: Exchange) -> None:
+    async def _identify(self, exchange: Exchange, scope: Scope) -> None:
         """Set who asks.
 
         Raises:
             Unauthenticated: Nobody may. It never says why.
+            RateLimited: It was asked too often.
             DatabaseUnavailable: It cannot be told who may.
         """
         token = bearer(exchange.authorization)
@@ -230,8 +258,10 @@ class Authentication:
             if isinstance(admitted, Principal):
                 exchange.principal = admitted
                 exchange.claims = claims
+                await self._rate_limits.user(exchange, admitted.user_id)
                 return
             refusal, identity = admitted, claims
+        await self._rate_limits.address(exchange, scope)
         await self._denials.token(refusal, identity, exchange.request_id)
         raise Unauthenticated("a valid access token is needed: POST /auth/login gives one")
 

@@ -5,10 +5,19 @@ from difflib import get_close_matches
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.api.guard import guarded_router
+from deployments.api.pages import (
+    DEFAULT_SIZE,
+    MAX_SIZE,
+    Links,
+    Page,
+    Size,
+    numbered_links,
+    refuse_others,
+)
 from deployments.api.permissions import Permission, requires
 from deployments.api.problems import problems
 from registry import errors
@@ -18,8 +27,8 @@ from registry.lifecycle import ModelStatus
 from storage.database import Database
 from storage.models import ModelRepository, RegisteredModel
 
-MAX_PAGE_SIZE = 100
 MAX_NAME = 63
+PARAMETERS = frozenset({"clinical_domain", "page", "size", "status"})
 
 
 class ModelSummary(BaseModel):
@@ -54,12 +63,9 @@ class ModelPage(BaseModel):
 
     items: list[ModelSummary]
     page: int = Field(ge=1)
-    size: int = Field(ge=1, le=MAX_PAGE_SIZE)
+    size: int = Field(ge=1, le=MAX_SIZE)
     total: int = Field(ge=0)
-
-
-Page = Annotated[int, Query(ge=1, le=1_000_000, description="from 1")]
-Size = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)]
+    links: Links
 
 
 def routes(database: Database) -> APIRouter:
@@ -72,13 +78,27 @@ def routes(database: Database) -> APIRouter:
         responses=problems(errors.ValidationFailed, errors.DatabaseUnavailable),
     )
     @requires(Permission.MODELS_READ)
-    async def listed(page: Page = 1, size: Size = 20) -> ModelPage:
+    async def listed(
+        request: Request,
+        page: Page = 1,
+        size: Size = DEFAULT_SIZE,
+        clinical_domain: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+        status: ModelStatus | None = None,
+    ) -> ModelPage:
         """Every registered version. `active` ones answer `/infer`."""
+        refuse_others(request, PARAMETERS)
         async with database.reading() as session:
-            versions = await ModelRepository(session).listed()
-        first = (page - 1) * size
-        items = [summary(version) for version in versions[first : first + size]]
-        return ModelPage(items=items, page=page, size=size, total=len(versions))
+            versions, total = await ModelRepository(session).page(
+                page, size, clinical_domain=clinical_domain, status=status
+            )
+        filters = {"clinical_domain": clinical_domain, "status": status}
+        return ModelPage(
+            items=[summary(version) for version in versions],
+            page=page,
+            size=size,
+            total=total,
+            links=numbered_links(request, filters, page=page, size=size, total=total),
+        )
 
     @router.get(
         "/models/{model}",

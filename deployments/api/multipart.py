@@ -36,7 +36,7 @@ class ImageForm:
 
 
 @dataclass(slots=True)
-class _Part:
+class Part:
     """A part while it is read."""
 
     name: str = ""
@@ -66,7 +66,7 @@ def parse_image_form(body: bytes, boundary: bytes) -> ImageForm:
         raise MalformedMultipart("the body does not begin with its boundary")
     if not body.endswith((frame + b"--", frame + b"--\r\n")):
         raise MalformedMultipart("the body does not end with its last boundary: it is cut short")
-    parts = _Parts()
+    parts = Parts()
     try:
         parser = MultipartParser(
             boundary,
@@ -81,28 +81,28 @@ def parse_image_form(body: bytes, boundary: bytes) -> ImageForm:
     return _image_form(parts.complete)
 
 
-class _Parts:
+class Parts:
     """Collects parts from the parser's callbacks."""
 
     def __init__(self) -> None:
-        self.complete: list[_Part] = []
-        self._part = _Part()
+        self.complete: list[Part] = []
+        self.part = Part()
         self._name = self._value = b""
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
-            "on_part_begin": self._begin,
+            "on_part_begin": self.begin,
             "on_header_field": self._header_name,
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
+            "on_part_data": self.data,
+            "on_part_end": self.end,
         }
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         if len(self.complete) == MAX_PARTS:
             raise MalformedMultipart(f"the body has more than {MAX_PARTS} parts")
-        self._part = _Part()
+        self.part = Part()
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -116,20 +116,20 @@ class _Parts:
         if name == b"content-disposition":
             kind, options = parse_options_header(value)
             if kind == b"form-data":
-                self._part.name = options.get(b"name", b"").decode("utf-8", "replace")
+                self.part.name = options.get(b"name", b"").decode("utf-8", "replace")
         elif name == b"content-type":
-            self._part.media_type = parse_options_header(value)[0].decode("ascii", "replace")
+            self.part.media_type = parse_options_header(value)[0].decode("ascii", "replace")
         elif name == b"content-transfer-encoding" and value.strip().lower() not in _PLAIN:
             raise MalformedMultipart("a part is encoded: send the bytes as they are")
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        self._part.pieces.append(data[start:end])
+    def data(self, data: bytes, start: int, end: int) -> None:
+        self.part.pieces.append(data[start:end])
 
-    def _end(self) -> None:
-        self.complete.append(self._part)
+    def end(self) -> None:
+        self.complete.append(self.part)
 
 
-def _image_form(parts: list[_Part]) -> ImageForm:
+def _image_form(parts: list[Part]) -> ImageForm:
     by_name = {part.name: part for part in parts}
     violations = []
     if len(by_name) < len(parts):
@@ -142,10 +142,10 @@ def _image_form(parts: list[_Part]) -> ImageForm:
     if violations:
         raise ValidationFailed("the form is not the one this route takes", tuple(violations))
     file, patient = by_name[FILE], by_name.get(PATIENT_ID)
-    return ImageForm(file.body, file.media_type, None if patient is None else _text(patient))
+    return ImageForm(file.body, file.media_type, None if patient is None else text_of(patient))
 
 
-def _text(part: _Part) -> str:
+def text_of(part: Part) -> str:
     if len(part.body) > MAX_FIELD_BYTES:
         raise MalformedMultipart(f"a field has more than {MAX_FIELD_BYTES} bytes")
     try:

@@ -83,6 +83,14 @@ class Passwords:
             raise ValidationFailed("the password is not accepted", violations)
         return self._hasher.hash(_normalised(password))
 
+    async def unusable(self) -> str:
+        """A hash whose password nobody knows, at the full cost: for accounts that have none yet.
+
+        Raises:
+            Overloaded: Too many hashes wait already.
+        """
+        return await self._in_thread(lambda: self._hasher.hash(secrets.token_urlsafe(32)))
+
     def violations(self, password: str, *, username: str) -> tuple[Violation, ...]:
         """The rules that a new password breaks."""
         length = len(_normalised(password))

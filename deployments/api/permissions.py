@@ -24,7 +24,10 @@ class Permission(StrEnum):
     MODELS_READ = "models.read"
     RESULTS_READ = "results.read"  # one's own
     RESULTS_READ_ALL = "results.read-all"
-    SESSION = "session.use"  # see and end one's own session
+    SESSION = "session.use"  # see and end one's own session, and set one's own password
+    USERS = "users.manage"
+    AUDIT = "audit.read"
+    METRICS = "metrics.read"
     ADMINISTER = "admin.access"
 
 
@@ -46,10 +49,15 @@ def holds(role: Role, permission: Permission) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a route declares: the permission it needs (None: public) and the largest body."""
+    """What a route declares: the permission it needs (None: public) and the largest body.
+
+    `recognises`: it is public, but says more to whom it knows; a token that is not good is no error
+    there.
+    """
 
     permission: Permission | None
     max_body_bytes: int = DEFAULT_BODY_BYTES
+    recognises: bool = False
 
 
 PUBLIC: Final = None  # instead of a permission: anybody
@@ -58,10 +66,13 @@ _ATTRIBUTE: Final = "__medai_access__"
 
 
 def requires(
-    permission: Permission | None, *, max_body_bytes: int = DEFAULT_BODY_BYTES
+    permission: Permission | None,
+    *,
+    max_body_bytes: int = DEFAULT_BODY_BYTES,
+    recognises: bool = False,
 ) -> Callable[[Endpoint], Endpoint]:
     """Declare what a route's endpoint needs: a permission, or `PUBLIC`."""
-    access = Access(permission, max_body_bytes)
+    access = Access(permission, max_body_bytes, recognises)
 
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _ATTRIBUTE, access)

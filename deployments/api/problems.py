@@ -65,6 +65,7 @@ STATUS: Final[MappingProxyType[type[MedAIError], int]] = MappingProxyType(
         errors.Overloaded: 503,
         errors.AuditUnavailable: 503,
         errors.DatabaseUnavailable: 503,
+        errors.MetricsUnavailable: 503,
         errors.InferenceTimeout: 504,
     }
 )
@@ -99,21 +100,10 @@ def status_of(error: MedAIError) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
-def problem(
-    error: MedAIError,
-    *,
-    request_id: str,
-    recorded: Recorded | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """The response for `error`.
-
-    Args:
-        error: What to tell.
-        request_id: The instance, where nothing is recorded.
-        recorded: The result's id and its place in the audit chain, where there is one.
-        headers: More headers, such as Allow.
-    """
+def problem_document(
+    error: MedAIError, *, request_id: str, recorded: Recorded | None = None
+) -> dict[str, Any]:
+    """What `ProblemDetails` describes; arguments as of `problem`."""
     status = status_of(error)
     instance = request_id if recorded is None else str(recorded.result_id)
     document: dict[str, Any] = {
@@ -131,6 +121,26 @@ def problem(
             "seq": recorded.receipt.seq,
             "entry_hash": recorded.receipt.entry_hash.hex(),
         }
+    return document
+
+
+def problem(
+    error: MedAIError,
+    *,
+    request_id: str,
+    recorded: Recorded | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The response for `error`.
+
+    Args:
+        error: What to tell.
+        request_id: The instance, where nothing is recorded.
+        recorded: The result's id and its place in the audit chain, where there is one.
+        headers: More headers, such as Allow.
+    """
+    status = status_of(error)
+    document = problem_document(error, request_id=request_id, recorded=recorded)
     response = Response(orjson.dumps(document), status, headers, MEDIA_TYPE)
     if status == STATUS[errors.Unauthenticated]:
         response.headers["WWW-Authenticate"] = CHALLENGE
@@ -208,7 +218,22 @@ def problems(*kinds: type[MedAIError]) -> dict[int | str, dict[str, Any]]:
             "description": "; ".join(
                 f"`{kind.code}`: {kind.title}" for kind in sorted(same, key=lambda kind: kind.code)
             ),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": "#/components/schemas/ProblemDetails"},
+                    "example": _example(same[0], status),
+                }
+            },
         }
         for status, same in sorted(by_status.items())
+    }
+
+
+def _example(kind: type[MedAIError], status: int) -> dict[str, Any]:
+    return {
+        "type": TYPE_BASE + kind.code,
+        "title": kind.title,
+        "status": status,
+        "detail": kind.title,
+        "instance": "urn:uuid:019aa7f0-7a1e-7c3b-9d5e-0a4f5b6c7d8e",
     }

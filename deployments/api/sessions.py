@@ -121,7 +121,13 @@ class Sessions:
         valid_after = user.tokens_valid_after
         if valid_after is not None and claims.issued_at < valid_after.timestamp():
             return Refusal.SUPERSEDED
-        return Principal(claims.user_id, claims.username, user.role, claims.token_id)
+        return Principal(
+            user_id=claims.user_id,
+            username=claims.username,
+            role=user.role,
+            token_id=claims.token_id,
+            must_change_password=user.must_change_password,
+        )
 
     async def _refresh(self) -> None:
         started = self._clock()

@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -93,6 +94,23 @@ def load_keys(directory: Path, *, generate: bool, today: date | None = None) -> 
     if created:
         get_logger().warning(LogEvent.KEY_CREATED, kid=usable[-1])
     return KeySet(usable[-1], private[usable[-1]], public, created)
+
+
+def jwks(keys: KeySet) -> dict[str, list[dict[str, str]]]:
+    """The public keys as a JSON Web Key Set (RFC 7517; RFC 8037 §2 for Ed25519)."""
+    return {
+        "keys": [
+            {
+                "kty": "OKP",
+                "crv": "Ed25519",
+                "use": "sig",
+                "alg": "EdDSA",
+                "kid": kid,
+                "x": urlsafe_b64encode(key.public_bytes_raw()).rstrip(b"=").decode(),
+            }
+            for kid, key in keys.public.items()
+        ]
+    }
 
 
 def _key_files(directory: Path) -> list[Path]:

@@ -42,6 +42,8 @@ class Refusal(StrEnum):
     SUPERSEDED = "superseded"  # issued before the user's tokens were all ended
     DISABLED = "disabled"
     UNKNOWN_USER = "unknown-user"
+    REFRESH = "refresh"  # a refresh token nobody has, or that has ended
+    RESET = "reset"  # a reset token nobody has, or that has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,11 @@ class AccessTokens:
         self._leeway_s = settings.clock_leeway_s
         self._clock = clock
         self._verified: dict[bytes, Claims] = {}
+
+    @property
+    def keys(self) -> KeySet:
+        """The keys that sign and verify."""
+        return self._keys
 
     def issue(self, user_id: UUID, username: str) -> AccessToken:
         """A new token for a user who has just proved who they are."""

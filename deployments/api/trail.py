@@ -5,6 +5,8 @@ attempted, and its failure logged.
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeAlias
 
 from uuid_utils.compat import uuid7
 
@@ -15,6 +17,8 @@ from registry.contract import Receipt
 from registry.errors import AuditUnavailable, MedAIError
 from registry.events import Actor, AuditAction, AuditEvent, AuditOutcome, Change, ContextValue
 
+Observe: TypeAlias = Callable[[AuditAction, dict[str, ContextValue]], None]
+
 
 class Trail:
     """Commits one entry at a time.
@@ -22,11 +26,15 @@ class Trail:
     Args:
         audit: The AuditWriter.
         timeout_s: How long a commit may take.
+        observe: Told of every committed entry's action and context.
     """
 
-    def __init__(self, audit: AuditTrail, *, timeout_s: float) -> None:
+    def __init__(
+        self, audit: AuditTrail, *, timeout_s: float, observe: Observe = lambda _, __: None
+    ) -> None:
         self._audit = audit
         self._timeout_s = timeout_s
+        self._observe = observe
         self._log = get_logger()
 
     async def record(
@@ -53,11 +61,13 @@ class Trail:
         )
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._audit.record(event)
+                receipt = await self._audit.record(event)
         except TimeoutError:
             raise AuditUnavailable(
                 f"the record was not committed within {self._timeout_s:g} s", retry_after_s=1
             ) from None
+        self._observe(action, event.context)
+        return receipt
 
     async def attempt(
         self,

@@ -58,6 +58,15 @@ class CatalogueWatch:
             raise DatabaseUnavailable("the models are not known yet", retry_after_s=1)
         return self._catalogue
 
+    def known(self) -> tuple[ModelRef, ...]:
+        """The active versions; none before there is a first picture."""
+        catalogue = self._catalogue
+        return (
+            ()
+            if catalogue is None
+            else tuple(catalogue.active(name).model for name in catalogue.names)
+        )
+
     def served(self, model: ModelRef) -> Served:
         """The version with this id. Raises `ModelUnavailable` where it is not known here yet."""
         try:

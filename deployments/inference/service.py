@@ -6,6 +6,9 @@
 4. record      result, measurements and audit entry, in one transaction
 5. answer      only what is recorded
 
+A batch goes the same way: steps 1 and 2 once for all, step 3 for each image by itself, step 4 in
+one transaction for all.
+
 Rules this file keeps: nothing is answered that is not committed; a refusal and a failure are
 recorded like an answer; a caller who leaves changes nothing for anybody, because from step 3 on the
 work belongs to a task of its own.
@@ -15,10 +18,11 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -28,6 +32,11 @@ from registry.catalogue import Catalogue, Served
 from registry.contract import ImageFacts, Outcome, Principal, Receipt, Upload, Verdict
 from registry.errors import AuditUnavailable, Failed, InferenceTimeout, MedAIError, Overloaded
 from registry.events import Actor, AuditAction, AuditEvent, AuditOutcome, NewResult
+
+SIDE_BY_SIDE: Final = 32  # images of one batch that are screened at once: others want to be, too
+
+Recorded = TypeVar("Recorded")
+Worked = TypeVar("Worked")
 
 
 class Screening(Protocol):
@@ -45,6 +54,13 @@ class AuditTrail(Protocol):
         """Commit the event and its changes. Raises what refused them, or `AuditUnavailable`."""
         ...
 
+    async def record_all(self, events: Sequence[AuditEvent]) -> list[Receipt | MedAIError]:
+        """Commit the events in one transaction: a receipt for each, or what refused that one.
+
+        Raises `AuditUnavailable` where none could be committed, or nobody knows.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
@@ -57,6 +73,7 @@ class ImageRequest:
     frame: int | None = None
     idempotency_key: str | None = None
     request_id: str | None = None
+    request_digest: bytes | None = None  # of what the key is used for
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,10 @@ class Answer:
 
 
 class Admission:
-    """How many requests are worked on at once; over the limit, `Overloaded` at once."""
+    """How many images are worked on at once; over the limit, `Overloaded` at once.
+
+    A batch counts as its images; one that is larger than the house has the house to itself.
+    """
 
     def __init__(self, limits: LimitSettings) -> None:
         self.in_progress = 0
@@ -80,20 +100,25 @@ class Admission:
         self._stopping = False
         self._idle = asyncio.Event()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def of(self, images: int) -> Iterator[None]:
+        """Work on so many images. Raises `Overloaded` where there is no room for them."""
         if self._stopping:
             raise Overloaded("the service is stopping", retry_after_s=self._limits.retry_after_s)
-        if self.in_progress >= self._limits.max_in_progress:
+        room = self._limits.max_in_progress
+        images = min(images, room)
+        if self.in_progress + images > room:
             raise Overloaded(
-                f"{self._limits.max_in_progress} requests are in progress; try again shortly",
+                f"{self.in_progress} of {room} images are in progress; try again shortly",
                 retry_after_s=self._limits.retry_after_s,
             )
-        self.in_progress += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.in_progress -= 1
-        if not self.in_progress:
-            self._idle.set()
+        self.in_progress += images
+        try:
+            yield
+        finally:
+            self.in_progress -= images
+            if not self.in_progress:
+                self._idle.set()
 
     async def check(self) -> None:
         """Raises `Overloaded` once nothing more is accepted."""
@@ -122,6 +147,7 @@ class InferenceService:
         audit: The AuditWriter.
         catalogue: Gives the present picture of the active versions.
         limits: Deadlines and bounds.
+        observe: Told of every recorded answer.
     """
 
     def __init__(
@@ -130,12 +156,14 @@ class InferenceService:
         audit: AuditTrail,
         catalogue: Callable[[], Catalogue],
         limits: LimitSettings,
+        observe: Callable[[Answer], None] = lambda _: None,
     ) -> None:
         self.admission = Admission(limits)
         self._screening = screening
         self._audit = audit
         self._catalogue = catalogue
         self._limits = limits
+        self._observe = observe
 
     async def infer(self, request: ImageRequest, principal: Principal) -> Answer:
         """Answer one image.
@@ -145,17 +173,69 @@ class InferenceService:
             Overloaded: The house is full.
             AuditUnavailable: The outcome could not be recorded, so it is not given.
         """
-        with self.admission:
+        with self.admission.of(1):
             served = self._catalogue().active(request.model)
-            # A request's context carries Serve's cancellation of child calls: a caller who leaves
-            # would take the work of its batch-mates along (docs/adr/0004). Hence a task of its
-            # own, in an empty context, that this request only waits for.
-            work = asyncio.get_running_loop().create_task(
-                self._answer(request, served, principal), context=contextvars.Context()
-            )
-            return await asyncio.shield(work)
+            return await _by_itself(self._answer(request, served, principal))
+
+    async def infer_many(
+        self, requests: Sequence[ImageRequest], principal: Principal
+    ) -> list[Answer | MedAIError]:
+        """Answer a batch of images for one model, each as `infer` would.
+
+        Args:
+            requests: The images, 1 or more, all for the model of the first.
+            principal: Who asks.
+
+        Returns:
+            In the same order: for each image its answer, or why its outcome is not recorded. The
+            deadline is that of the whole: images that it overtakes have failed.
+
+        Raises:
+            NotFound: No active version has this name.
+            Overloaded: The house has no room for so many.
+            AuditUnavailable: The outcomes could not be recorded, so none is given.
+        """
+        with self.admission.of(len(requests)):
+            served = self._catalogue().active(requests[0].model)
+            return await _by_itself(self._answer_all(requests, served, principal))
 
     async def _answer(self, request: ImageRequest, served: Served, principal: Principal) -> Answer:
+        screened = await self._screened(request, served, principal, self._deadline())
+        started = time.perf_counter()
+        receipt = await self._in_time(self._audit.record(screened.event))
+        audit_ms = (time.perf_counter() - started) * 1e3
+        answer = screened.answer(served, receipt, audit_ms=audit_ms)
+        self._observe(answer)
+        return answer
+
+    async def _answer_all(
+        self, requests: Sequence[ImageRequest], served: Served, principal: Principal
+    ) -> list[Answer | MedAIError]:
+        deadline = self._deadline()
+        side_by_side = asyncio.Semaphore(SIDE_BY_SIDE)
+
+        async def in_turn(request: ImageRequest) -> "_Screened":
+            async with side_by_side:
+                return await self._screened(request, served, principal, deadline)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(in_turn(request)) for request in requests]
+        screened = [task.result() for task in tasks]
+        started = time.perf_counter()
+        recorded = await self._in_time(self._audit.record_all([one.event for one in screened]))
+        audit_ms = (time.perf_counter() - started) * 1e3
+        answers = [
+            ended if isinstance(ended, MedAIError) else one.answer(served, ended, audit_ms=audit_ms)
+            for one, ended in zip(screened, recorded, strict=True)
+        ]
+        for answer in answers:
+            if isinstance(answer, Answer):
+                self._observe(answer)
+        return answers
+
+    async def _screened(
+        self, request: ImageRequest, served: Served, principal: Principal, deadline: float
+    ) -> "_Screened":
         started = time.perf_counter()
         upload = Upload(
             result_id=uuid7(),
@@ -165,40 +245,30 @@ class InferenceService:
             patient=request.patient,
             frame=request.frame,
         )
-        verdict = await self._screen(upload)
-        screened = time.perf_counter()
+        verdict = await self._screen(upload, deadline)
+        # What failed on our side is recorded, but is not what its key stands for: the same request
+        # may be sent again, and is then worked on again.
+        keyed = verdict.outcome is not Outcome.FAILED
         result = NewResult(
             result_id=upload.result_id,
             model=served.model,
             verdict=verdict,
             created_by=principal.user_id,
             created_at=datetime.now(UTC),
-            idempotency_key=request.idempotency_key,
+            idempotency_key=request.idempotency_key if keyed else None,
+            request_digest=request.request_digest if keyed else None,
         )
-        receipt = await self._record(inference_event(result, principal, request.request_id))
-        recorded = time.perf_counter()
-        return Answer(
-            result_id=upload.result_id,
-            created_at=result.created_at,
-            served=served,
-            verdict=verdict,
-            receipt=receipt,
-            timings_ms={
-                "decode": verdict.decode_ms,
-                "validate": verdict.validate_ms,
-                "preprocess": verdict.preprocess_ms,
-                "model": verdict.model_ms,
-                "inference": verdict.inference_ms,
-                "screen": (screened - started) * 1e3,
-                "audit": (recorded - screened) * 1e3,
-                "total": (recorded - started) * 1e3,
-            },
-        )
+        event = inference_event(result, principal, request.request_id)
+        return _Screened(result, event, (time.perf_counter() - started) * 1e3)
 
-    async def _screen(self, upload: Upload) -> Verdict:
+    def _deadline(self) -> float:
+        """When an answer that begins now must be there, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self._limits.deadline_s
+
+    async def _screen(self, upload: Upload, deadline: float) -> Verdict:
         """A verdict in any case: what went wrong on our side is one too, and is recorded."""
         try:
-            async with asyncio.timeout(self._limits.deadline_s):
+            async with asyncio.timeout_at(deadline):
                 return await self._screening.screen(upload)
         except TimeoutError:
             error: MedAIError = InferenceTimeout(
@@ -211,15 +281,55 @@ class InferenceService:
         facts = ImageFacts(sha256=digest, size_bytes=len(upload.body))
         return Verdict(outcome=Outcome.FAILED, facts=facts, patient=upload.patient, error=error)
 
-    async def _record(self, event: AuditEvent) -> Receipt:
+    async def _in_time(self, recording: Awaitable[Recorded]) -> Recorded:
         try:
             async with asyncio.timeout(self._limits.audit_timeout_s):
-                return await self._audit.record(event)
+                return await recording
         except TimeoutError:
             raise AuditUnavailable(
                 f"the record was not committed within {self._limits.audit_timeout_s:g} s",
                 retry_after_s=self._limits.retry_after_s,
             ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Screened:
+    """A verdict on its way into the log."""
+
+    result: NewResult
+    event: AuditEvent
+    screen_ms: float
+
+    def answer(self, served: Served, receipt: Receipt, *, audit_ms: float) -> Answer:
+        verdict = self.result.verdict
+        return Answer(
+            result_id=self.result.result_id,
+            created_at=self.result.created_at,
+            served=served,
+            verdict=verdict,
+            receipt=receipt,
+            timings_ms={
+                "decode": verdict.decode_ms,
+                "validate": verdict.validate_ms,
+                "preprocess": verdict.preprocess_ms,
+                "model": verdict.model_ms,
+                "inference": verdict.inference_ms,
+                "screen": self.screen_ms,
+                "audit": audit_ms,
+                "total": self.screen_ms + audit_ms,
+            },
+        )
+
+
+async def _by_itself(work: Coroutine[Any, Any, Worked]) -> Worked:
+    """Wait for `work` without owning it.
+
+    A request's context carries Serve's cancellation of child calls: a caller who leaves would take
+    the work of its batch-mates along (docs/adr/0004). Hence a task of its own, in an empty context,
+    that the request only waits for.
+    """
+    task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+    return await asyncio.shield(task)
 
 
 _ACTIONS = {

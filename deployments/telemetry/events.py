@@ -39,6 +39,8 @@ class LogEvent(StrEnum):
     KEY_CREATED = "key_created"
     AUTH_STATE_STALE = "auth_state_stale"
     AUTH_STATE_FRESH = "auth_state_fresh"
+    RATE_LIMITS_LOCAL = "rate_limits_local"  # Redis is away: each gateway counts by itself
+    RATE_LIMITS_SHARED = "rate_limits_shared"
 
     # Models and images
     MODEL_LOADED = "model_loaded"

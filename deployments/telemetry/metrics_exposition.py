@@ -20,7 +20,7 @@ from typing import Final, Self
 import httpx2
 
 from configs.settings import ServerSettings
-from registry.errors import Internal
+from registry.errors import MetricsUnavailable
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 EXPORTED_PREFIX: Final = "ray_"  # Ray puts it before every name
@@ -153,7 +153,7 @@ class MetricsPage:
         """The page. Calls that come together share one question to the agent.
 
         Raises:
-            Internal: The agent does not answer.
+            MetricsUnavailable: The agent does not answer.
         """
         if time.monotonic() - self._at > self._max_age_s:
             if self._asking is None or self._asking.done():
@@ -162,7 +162,9 @@ class MetricsPage:
                     self._ask(), context=contextvars.Context()
                 )
             if fault := await asyncio.shield(self._asking):
-                raise Internal(f"the node's metrics agent does not answer ({fault})")
+                raise MetricsUnavailable(
+                    f"the node's metrics agent does not answer ({fault})", retry_after_s=1
+                )
         return self._text
 
     async def _ask(self) -> str:

@@ -5,7 +5,7 @@ Users have tokens at once, because a log-in costs a hash; the log-in has tests o
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,15 +19,18 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from configs.settings import AuthSettings, DatabaseSettings, LimitSettings
+from configs.settings import AuthSettings, DatabaseSettings, LimitSettings, RateLimitSettings
 from deployments.api.app import Services, create_app
 from deployments.api.health import Check, HealthChecks
+from deployments.api.health_details import HostView
 from deployments.api.passwords import Passwords
+from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
 from deployments.api.signing_keys import load_keys
 from deployments.api.tokens import AccessTokens
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService, Screening
+from deployments.telemetry.metrics_exposition import MetricsPage
 from registry.card import ModelCard
 from registry.catalogue import Catalogue
 from registry.contract import Check as Rule
@@ -60,6 +63,7 @@ from storage.models import ModelRepository
 
 PASSWORD = "seven blue tractors sing at dawn"
 ROLES = {"ada": Role.ADMIN, "clara": Role.CLINICIAN, "carl": Role.CLINICIAN, "vera": Role.VIEWER}
+UNLIMITED = RateLimitSettings(per_user="", per_address="", login="", login_per_address="")
 SMALL_KIB = 64  # Argon2's memory where the cost is not the point
 JPEG = {"Content-Type": "image/jpeg"}
 INFER = "/infer?model=cxr-pneumonia"
@@ -70,6 +74,7 @@ class LedgerTrail:
 
     def __init__(self, ledger: Ledger) -> None:
         self.refuse: MedAIError | None = None
+        self.groups: list[int] = []  # sizes of what was to be recorded together
         self._ledger = ledger
 
     async def record(self, event: AuditEvent) -> Receipt:
@@ -79,6 +84,12 @@ class LedgerTrail:
         if isinstance(outcome, MedAIError):
             raise outcome
         return outcome
+
+    async def record_all(self, events: Sequence[AuditEvent]) -> list[Receipt | MedAIError]:
+        if self.refuse is not None:
+            raise self.refuse
+        self.groups.append(len(events))
+        return await self._ledger.append(events)
 
 
 class ScriptedScreening:
@@ -227,6 +238,11 @@ class House:
         return start["status"], answered, b"".join(part.get("body", b"") for part in rest)
 
 
+async def agents_page() -> str:
+    """What the node's metrics agent says: one sample."""
+    return '# TYPE ray_medai_requests_total counter\nray_medai_requests_total{route="/infer"} 3.0\n'
+
+
 @asynccontextmanager
 async def open_house(
     file: Path,
@@ -234,6 +250,7 @@ async def open_house(
     *,
     limits: LimitSettings | None = None,
     auth: AuthSettings | None = None,
+    ratelimit: RateLimitSettings | None = None,
     screening: Screening | None = None,
     stock: Callable[[LedgerTrail, Database], Awaitable[Catalogue]] | None = None,
     checks: dict[str, Check] | None = None,
@@ -250,16 +267,21 @@ async def open_house(
     users = await add_users(trail, passwords)
     catalogue = await (stock or register)(trail, database)
     scripted = ScriptedScreening()
+    inference = InferenceService(screening or scripted, trail, lambda: catalogue, limits)
+    view = HostView(file.parent, database, lambda: catalogue, lambda: 2, {"audit": lambda: 3})
     services = Services(
-        inference=InferenceService(screening or scripted, trail, lambda: catalogue, limits),
+        inference=inference,
         audit=trail,
         database=database,
         tokens=AccessTokens(load_keys(keys, generate=True), auth),
         sessions=Sessions.of(database, auth),
         passwords=passwords,
         pseudonyms=Pseudonyms(b"k" * 32, version=1),
-        health=HealthChecks(checks or {}),
+        health=HealthChecks(checks or {}, view),
         limits=limits,
+        auth=auth,
+        rate_limits=RateLimits(ratelimit or UNLIMITED),
+        metrics=MetricsPage(agents_page),
     )
     app = create_app(services, docs=docs)
     prepare(app)

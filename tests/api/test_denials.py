@@ -1,7 +1,7 @@
 """What was denied is in the audit log, and cannot fill it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ from deployments.api.denials import SINGLY, Denials
 from deployments.api.tokens import Refusal
 from deployments.api.trail import Trail
 from registry.contract import Principal, Receipt, Role
-from registry.errors import AuditUnavailable
+from registry.errors import AuditUnavailable, MedAIError
 from registry.events import Actor, AuditAction, AuditEvent
 from tests.api.house import INFER, JPEG, House, disable
 
@@ -32,6 +32,9 @@ class Kept:
         self.events.append(event)
         self.arrived.set()
         return Receipt(event.event_id, len(self.events), b"", "")
+
+    async def record_all(self, events: Sequence[AuditEvent]) -> list[Receipt | MedAIError]:
+        return [await self.record(event) for event in events]
 
 
 async def test_a_forbidden_request_has_an_entry(house: House) -> None:
@@ -143,6 +146,9 @@ async def test_an_entry_that_takes_too_long_is_an_unavailable_log() -> None:
         async def record(self, event: AuditEvent) -> Receipt:
             await asyncio.Event().wait()
             return Receipt(event.event_id, 1, b"", "")
+
+        async def record_all(self, events: Sequence[AuditEvent]) -> list[Receipt | MedAIError]:
+            return [await self.record(event) for event in events]
 
     trail = Trail(Silent(), timeout_s=0.01)
 

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from deployments.api import openapi
+from deployments.api.examples import example_of
 from deployments.api.guard import GuardedRoute
 from tests.api.house import House
 
@@ -50,7 +54,8 @@ async def test_every_operation_says_whether_it_needs_a_token(document: dict[str,
     public = {key for key, operation in operations(document).items() if operation["security"] == []}
 
     assert public == {
-        ("post", "/auth/login"),
+        *(("post", f"/auth/{act}") for act in ("login", "refresh", "reset")),
+        ("get", "/.well-known/jwks.json"),
         *(("get", f"/health{path}") for path in ("", "/live", "/ready", "/startup")),
     }
     for key, operation in operations(document).items():
@@ -123,3 +128,54 @@ async def test_a_house_without_documentation_has_none(build: Callable[..., Any])
 async def test_the_description_is_made_once(house: House, document: dict[str, Any]) -> None:
     assert house.app.openapi() is house.app.openapi()
     assert house.app.openapi() == document
+
+
+def test_the_document_in_the_repository_is_the_one_that_is_served() -> None:
+    file = Path(__file__).parents[2] / "docs" / "openapi.json"
+
+    assert file.read_text("utf-8") == openapi.text(), (
+        "run: python -m deployments.api.openapi > docs/openapi.json"
+    )
+
+
+async def test_what_is_served_is_described_alike(document: dict[str, Any]) -> None:
+    assert document == openapi.document()
+
+
+async def test_every_body_and_answer_has_an_example_that_fits(document: dict[str, Any]) -> None:
+    checked = 0
+    for operation in operations(document).values():
+        for body in (operation.get("requestBody", {}), *operation["responses"].values()):
+            for content in body.get("content", {}).values():
+                schema = {**content["schema"], "components": document["components"]}
+                Draft202012Validator(schema).validate(content["example"])
+                checked += 1
+
+    assert checked > 200
+
+
+async def test_every_operation_names_every_problem_that_any_request_can_meet(
+    document: dict[str, Any],
+) -> None:
+    for (_, path), operation in operations(document).items():
+        responses = operation["responses"]
+        if not path.startswith("/health"):
+            assert "rate-limited" in responses["429"]["description"], path
+        assert "bad-request" in responses["400"]["description"], path
+        if operation["security"]:
+            assert "password-expired" in responses["403"]["description"], path
+
+
+@pytest.mark.parametrize(
+    ("schema", "example"),
+    [
+        ({}, None),
+        ({"const": 1}, 1),
+        ({"type": "object", "additionalProperties": {"type": "boolean"}}, {"...": True}),
+        ({"type": "string", "pattern": "^nothing of ours$"}, "..."),
+        ({"type": "number", "maximum": 0.05}, 0.05),
+        ({"anyOf": [{"type": "null"}, {"type": "string"}]}, None),
+    ],
+)
+def test_an_example_is_made_of_what_a_schema_says(schema: dict[str, Any], example: Any) -> None:
+    assert example_of(schema, {}) == example

@@ -82,11 +82,13 @@ def test_what_each_role_may_is_written_here_once_more() -> None:
         Role.CLINICIAN: ["inference.create", "models.read", "results.read", "session.use"],
         Role.ADMIN: [
             "admin.access",
+            "audit.read",
             "inference.create",
             "models.read",
             "results.read",
             "results.read-all",
             "session.use",
+            "users.manage",
         ],
     }
 

@@ -145,3 +145,38 @@ async def test_health_answers_while_the_house_is_full(build: Callable[..., Any])
 
     assert response.status_code == 200
     assert (time.perf_counter() - started) * 1e3 < 100
+
+
+async def test_an_administrator_is_told_how_the_gateway_stands(house: House) -> None:
+    report = (await house.client("ada").get("/health")).json()
+
+    details = HealthReport.model_validate(report).details
+    assert details is not None
+    assert details.memory_rss_bytes > 10 * 2**20
+    assert details.memory_available_bytes > 0
+    assert details.disk_free_bytes > 0
+    assert (details.requests_in_progress, details.queues) == (2, {"audit": 3})
+    assert details.database.circuit == "closed"
+    assert details.database.in_use <= details.database.open
+    assert [(model.name, model.version) for model in details.models] == [("cxr-pneumonia", "1.0.0")]
+
+
+@pytest.mark.parametrize("username", [None, "clara", "vera"])
+async def test_nobody_else_is_told_more_than_a_probe_needs(
+    house: House, username: str | None
+) -> None:
+    report = (await house.client(username).get("/health")).json()
+
+    assert set(report) == {"live", "ready", "started", "checks"}
+
+
+@pytest.mark.parametrize("authorization", ["Bearer x", "Basic eDp5", ""])
+async def test_a_token_that_is_not_good_is_no_error_of_a_probe(
+    house: House, authorization: str
+) -> None:
+    headers = {"Authorization": authorization}
+
+    response = await house.client().get("/health", headers=headers)
+
+    assert response.status_code == 200
+    assert "details" not in response.json()

@@ -16,6 +16,7 @@ from configs.settings import AuthSettings
 from deployments.api.completion import to_completion
 from deployments.api.login import Login
 from deployments.api.passwords import Passwords, Verification
+from deployments.api.session_tokens import SessionTokens
 from deployments.api.trail import Trail
 from registry.contract import Receipt
 from registry.errors import AuditUnavailable, MedAIError
@@ -173,7 +174,7 @@ async def test_the_lock_ends_by_itself(house: House) -> None:
     later = Login(
         services.database,
         services.passwords,
-        services.tokens,
+        SessionTokens(services.tokens, services.auth),
         Trail(house.trail, timeout_s=5),
         now=lambda: datetime.now(UTC) + timedelta(minutes=16),
     )
@@ -188,7 +189,8 @@ async def test_a_hash_of_less_cost_is_told_in_the_log(
 ) -> None:
     services = house.services
     stronger = Passwords(AuthSettings(), memory_kib=2 * SMALL_KIB)
-    login = Login(services.database, stronger, services.tokens, Trail(house.trail, timeout_s=5))
+    tokens = SessionTokens(services.tokens, services.auth)
+    login = Login(services.database, stronger, tokens, Trail(house.trail, timeout_s=5))
 
     await login("clara", PASSWORD, request_id=str(uuid4()))
 

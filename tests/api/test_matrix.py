@@ -8,13 +8,19 @@ import httpx2
 import pytest
 
 from deployments.api.guard import GuardedRoute
-from deployments.api.permissions import Permission, holds
+from deployments.api.permissions import holds
 from registry.contract import Role
 from registry.events import AuditAction, NewUser
-from tests.api.house import INFER, JPEG, House, disable
+from tests.api.house import INFER, JPEG, PASSWORD, House, disable
 
 CALLERS = ("anonymous", "viewer", "clinician", "admin", "disabled", "revoked")
 ROLES = {"viewer": Role.VIEWER, "clinician": Role.CLINICIAN, "admin": Role.ADMIN}
+BODIES = {
+    "/auth/refresh": {"refresh_token": "nobody's"},
+    "/auth/reset": {"reset_token": "nobody's", "new_password": PASSWORD},
+    "/auth/password": {"old_password": "wrong", "new_password": PASSWORD},
+    "/admin/users": {"username": "carl", "role": "viewer"},
+}
 IMAGE = b"\xff\xd8\xff"
 
 
@@ -43,9 +49,18 @@ async def send(house: House, client: httpx2.AsyncClient, method: str, path: str)
     """A request that is right in all but its caller."""
     if path == "/infer":
         return (await client.post(INFER, content=IMAGE, headers=JPEG)).status_code
+    if path == "/infer/batch":
+        files = [("file", ("1.jpg", IMAGE, "image/jpeg"))]
+        return (await client.post("/infer/batch?model=cxr-pneumonia", files=files)).status_code
     if path == "/auth/login":
         form = {"username": "nobody", "password": "wrong"}
         return (await client.post(path, data=form)).status_code
+    if path in BODIES and method == "POST":
+        return (await client.request(method, path, json=BODIES[path])).status_code
+    if "{user_id}" in path:
+        body = {"locked": False} if method == "PATCH" else None
+        path = path.format(user_id=house.users["carl"])
+        return (await client.request(method, path, json=body)).status_code
     if path == "/results/{result_id}":
         answer = await house.client("clara").post(INFER, content=IMAGE, headers=JPEG)
         path = path.format(result_id=answer.json()["result_id"])
@@ -57,8 +72,8 @@ async def send(house: House, client: httpx2.AsyncClient, method: str, path: str)
 def expected(route: GuardedRoute, caller: str) -> set[int]:
     """The statuses that are right."""
     permission = route.access.permission
-    if route.path == "/auth/login":
-        return {401}  # of a wrong password: the route itself is open
+    if route.path in {"/auth/login", "/auth/refresh", "/auth/reset"}:
+        return {401}  # of a wrong password or token: the route itself is open
     if permission is None:
         return {200}
     role = ROLES.get(caller)
@@ -66,9 +81,20 @@ def expected(route: GuardedRoute, caller: str) -> set[int]:
         return {401}
     if not holds(role, permission):
         return {403}
-    if permission is Permission.RESULTS_READ and caller == "viewer":
-        return {404}  # not theirs
-    return {204} if route.path == "/auth/logout" else {200}
+    return {allowed(route, caller)}
+
+
+def allowed(route: GuardedRoute, caller: str) -> int:
+    """The status of a caller who may ask."""
+    special = {
+        "/auth/logout": 204,
+        "/auth/password": 422,  # the old password is wrong; the caller is let as far as that
+    }
+    if route.path == "/results/{result_id}" and caller == "viewer":
+        return 404  # not theirs
+    if route.path == "/admin/users" and "POST" in (route.methods or ()):
+        return 409  # there is one of this name
+    return special.get(route.path, 200)
 
 
 async def test_every_route_answers_every_caller_as_declared(

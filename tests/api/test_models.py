@@ -29,6 +29,47 @@ async def test_pages_begin_at_1(house: House) -> None:
     assert (beyond["items"], beyond["total"]) == ([], 3)
 
 
+async def test_links_lead_through_the_list(house: House) -> None:
+    client = house.client("vera")
+
+    first = (await client.get("/models?size=2")).json()
+    second = (await client.get(first["links"]["next"])).json()
+
+    assert first["links"] == {
+        "first": "/models?page=1&size=2",
+        "prev": None,
+        "next": "/models?page=2&size=2",
+        "last": "/models?page=2&size=2",
+    }
+    assert [item["version"] for item in second["items"]] == ["0.9.0"]
+    assert (second["links"]["next"], second["links"]["prev"]) == (None, first["links"]["first"])
+
+
+@pytest.mark.parametrize(
+    ("query", "versions"),
+    [
+        ("status=active", ["1.0.0"]),
+        ("status=retired", []),
+        ("clinical_domain=chest-xray", ["1.0.0", "1.0.0", "0.9.0"]),
+        ("clinical_domain=chest-xray&status=validated", ["0.9.0"]),
+        ("clinical_domain=knee", []),
+    ],
+)
+async def test_the_list_can_be_filtered(house: House, query: str, versions: list[str]) -> None:
+    page = (await house.client("vera").get(f"/models?{query}")).json()
+
+    assert [item["version"] for item in page["items"]] == versions
+    assert page["total"] == len(versions)
+    assert page["links"]["first"] == f"/models?{query}&page=1&size=20"
+
+
+async def test_a_misspelt_filter_is_not_none(house: House) -> None:
+    response = await house.client("vera").get("/models?domain=4711")
+
+    assert response.status_code == 422
+    assert "4711" not in response.text
+
+
 @pytest.mark.parametrize("query", ["page=0", "size=0", "size=101", "page=x", "page=1e9"])
 async def test_a_wrong_page_is_422(house: House, query: str) -> None:
     response = await house.client("vera").get(f"/models?{query}")

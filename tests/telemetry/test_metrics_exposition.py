@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from configs.settings import ServerSettings
 from deployments.telemetry.metrics_exposition import MetricsPage, exposition
-from registry.errors import Internal
+from registry.errors import MetricsUnavailable
 
 SCOPE = 'otel_scope_name="ray",otel_scope_schema_url="",otel_scope_version=""'
 PAGE = f"""\
@@ -171,8 +171,8 @@ async def test_an_agent_that_does_not_answer_is_our_fault_and_every_caller_has_a
 
         first, second = await asyncio.gather(page.text(), page.text(), return_exceptions=True)
 
-    assert isinstance(first, Internal)
-    assert isinstance(second, Internal)
+    assert isinstance(first, MetricsUnavailable)
+    assert isinstance(second, MetricsUnavailable)
     assert first is not second
     assert "metrics agent does not answer" in str(first)
 
@@ -184,5 +184,5 @@ async def test_a_silent_agent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         await asyncio.Event().wait()
         raise httpx2.ReadTimeout("never")
 
-    with pytest.raises(Internal, match="TimeoutError"):
+    with pytest.raises(MetricsUnavailable, match="TimeoutError"):
         await MetricsPage(fetch).text()
