@@ -110,8 +110,9 @@ class Database:
 
     async def close(self) -> None:
         """End every connection. Sessions must have ended before."""
-        for task in self._late:
-            task.cancel()
+        if not self.is_sqlite:  # a file answers soon, and a thread that opens it cannot be ended
+            for task in self._late:
+                task.cancel()
         await asyncio.gather(*self._late, *self._closing, return_exceptions=True)
         await self._engine.dispose()
 

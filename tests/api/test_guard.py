@@ -84,6 +84,7 @@ def test_what_each_role_may_is_written_here_once_more() -> None:
             "admin.access",
             "audit.read",
             "inference.create",
+            "metrics.read",
             "models.read",
             "results.read",
             "results.read-all",

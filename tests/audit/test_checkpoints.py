@@ -19,7 +19,7 @@ from storage.anchors import AnchorFile, startup_check
 from storage.checkpoints import RETRY, Checkpointer
 from storage.database import Database
 from storage.heads import KEY_ROTATED
-from storage.notes import Note, VerifierKey, open_checkpoint, sign_rotation
+from storage.notes import Note, Signature, VerifierKey, open_checkpoint, sign_rotation
 from storage.tables import AuditCheckpoint, AuditState
 
 if TYPE_CHECKING:
@@ -502,6 +502,27 @@ class TestRotation:
         assert report["findings"][0]["seq"] == receipt.seq
 
     async def test_a_successor_for_another_log_is_refused(
+        self,
+        log: "Log",
+        checkpointer: Checkpointer,
+        key: Ed25519PrivateKey,
+        new_key: Ed25519PrivateKey,
+        export: "Export",
+        verify: "Verify",
+    ) -> None:
+        origin = (await stored(log.database))[0].note.split("\n")[0]
+        old, new = VerifierKey.of(origin, key), VerifierKey.of("medaiflow/other", new_key)
+        text = f"medaiflow/audit/key-rotation/v1\n{old}\n{new}\n"
+        note = Note(text, (Signature(origin, old.key_id, key.sign(text.encode())),))
+        receipt = await self.recorder(log)({"note": str(note)})
+
+        with pytest.raises(AuditUnavailable, match="not signed"):
+            await checkpointer.now()
+        code, report = verify("log", await export(), "--vkey", old)
+        assert code == 1
+        assert report["findings"][0]["seq"] == receipt.seq
+
+    async def test_a_successor_in_another_logs_name_is_refused(
         self,
         log: "Log",
         checkpointer: Checkpointer,

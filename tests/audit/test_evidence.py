@@ -135,6 +135,19 @@ async def test_a_changed_entry_is_not_given_out(
         await EvidenceReader(case.log.database).of_result(case.result_id)
 
 
+async def test_another_entry_is_not_given_out_in_its_place(
+    case: "Case", intruder: "Intruder"
+) -> None:
+    ids = update(AuditLog).where(AuditLog.inference_result_id == case.result_id)
+    await intruder.run(
+        ids.values(inference_result_id=None),
+        update(AuditLog).where(AuditLog.seq == 3).values(inference_result_id=case.result_id),
+    )
+
+    with pytest.raises(AuditUnavailable, match="entry is not what"):
+        await EvidenceReader(case.log.database).of_result(case.result_id)
+
+
 async def test_a_changed_card_is_found(case: "Case", intruder: "Intruder") -> None:
     await intruder.run(update(ModelVersion).values(card='{"input":{"height":16}}'))
 

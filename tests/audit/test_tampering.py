@@ -173,15 +173,32 @@ async def test_what_the_anchors_find(
         assert (first["seq"], first["kind"]) == case.finding
 
 
+@pytest.mark.parametrize("kept", [5, 8, 11])
 async def test_a_cut_log_is_told_with_what_is_missing(
-    audited: "Audited", intruder: "Intruder", export: "Export", verify: "Verify"
+    kept: int, audited: "Audited", intruder: "Intruder", export: "Export", verify: "Verify"
 ) -> None:
-    await cut_the_tail(intruder, await intruder.rows())
+    await intruder.write((await intruder.rows())[:kept])
 
     _, report = verify("log", await export(), "--anchors", audited.log.path, "--vkey", audited.vkey)
 
-    assert report["entries"] == K - 1
-    assert report["missing"] == audited.SIGNED - (K - 1)
+    assert report["entries"] == kept
+    assert report["missing"] == audited.SIGNED - kept
+
+
+async def test_one_attack_is_one_finding(
+    audited: "Audited", intruder: "Intruder", export: "Export", verify: "Verify"
+) -> None:
+    """What follows from the damage is not told again."""
+    rows = await intruder.rows()
+    arguments = ("--anchors", audited.log.path, "--vkey", audited.vkey)
+    await intruder.write(rows[:4] + rows[5:], agree=False)
+    _, deleted = verify("log", await export(), *arguments)
+    rows[4] = edited(rows[4], outcome="denied")
+    await intruder.write(await intruder.chained(rows, 4))
+    _, rewritten = verify("log", await export(), *arguments)
+
+    assert [finding["kind"] for finding in deleted["findings"]] == ["gap"]
+    assert [finding["kind"] for finding in rewritten["findings"]] == ["root"]
 
 
 async def test_a_tail_that_was_cut_without_its_state_is_found_without_any_checkpoint(

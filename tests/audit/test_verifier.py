@@ -1,10 +1,11 @@
 """medai-verify as an auditor meets it: its ways of ending, and going on from last time."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import delete, select, update
 
 from deployments import medai_verify
-from storage.notes import VerifierKey
+from storage.notes import Checkpoint, Note, Signature, VerifierKey, sign
 from storage.tables import AuditCheckpoint, AuditLog
 
 if TYPE_CHECKING:
@@ -338,6 +339,78 @@ async def test_a_changed_anchor_file_is_found(
 
     assert code == TAMPERED
     assert {finding["kind"] for finding in report["findings"]} == {"anchors"}
+
+
+@pytest.mark.parametrize("text", ["{0}\n7\n{1}\nmore\n", "{0}\n07\n{1}\n", "{0}\n7\n"])
+async def test_a_text_that_the_key_signed_but_is_no_checkpoint_is_found(
+    text: str,
+    audited: "Audited",
+    key: Ed25519PrivateKey,
+    intruder: "Intruder",
+    export: "Export",
+    verify: "Verify",
+) -> None:
+    origin = audited.vkey.split("+", maxsplit=1)[0]
+    text = text.format(origin, "A" * 43 + "=")
+    public = VerifierKey.of(origin, key)
+    note = Note(text, (Signature(origin, public.key_id, key.sign(text.encode())),))
+    values = {"note": str(note), "root": bytes(32)}
+    await intruder.run(update(AuditCheckpoint).where(AuditCheckpoint.size == 7).values(**values))
+
+    code, report = verify("log", await export(), "--vkey", audited.vkey)
+
+    assert code == TAMPERED
+    assert "signature" in {finding["kind"] for finding in report["findings"]}
+
+
+async def test_a_checkpoint_may_stand_before_its_entry(
+    audited: "Audited", export: "Export", verify: "Verify"
+) -> None:
+    path = await export()
+    lines = path.read_text().splitlines(keepends=True)
+    (place,) = [number for number, line in enumerate(lines) if '"size":12,' in line]
+    lines[place - 1], lines[place] = lines[place], lines[place - 1]
+    path.write_text("".join(lines))
+
+    code, report = verify("log", path, "--vkey", audited.vkey)
+
+    assert (code, report["last_checkpoint"]) == (OK, 12)
+
+
+async def test_a_checkpoint_of_nothing_is_found(
+    audited: "Audited", export: "Export", verify: "Verify"
+) -> None:
+    root = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    note = "medaiflow/x\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n— x AAAAAAAA\n"
+    path = await export()
+    header, *lines = path.read_text().splitlines(keepends=True)
+    stored = json.dumps({"checkpoint": note, "size": 0, "root": root})
+    path.write_text(f"{header}{stored}\n{''.join(lines)}")
+
+    code, report = verify("log", path, "--vkey", audited.vkey)
+
+    assert code == TAMPERED
+    assert [(finding["seq"], finding["kind"]) for finding in report["findings"]] == [
+        (0, "signature")
+    ]
+
+
+async def test_an_anchor_to_come_that_another_key_signed_proves_nothing(
+    audited: "Audited", export: "Export", verify: "Verify"
+) -> None:
+    origin = audited.vkey.split("+", maxsplit=1)[0]
+    thief = Ed25519PrivateKey.generate()
+    note = sign(Checkpoint(origin, 99, bytes(32)), thief, at=datetime(2026, 1, 1, tzinfo=UTC))
+    prior = hashlib.sha256(audited.log.path.read_bytes().splitlines()[-1]).hexdigest()
+    with audited.log.path.open("a") as file:
+        file.write(json.dumps({"note": str(note), "prior": prior}) + "\n")
+
+    code, report = verify(
+        "log", await export(), "--anchors", audited.log.path, "--vkey", audited.vkey
+    )
+
+    assert (code, report["missing"]) == (UNVERIFIABLE, 0)
+    assert report["doubts"] == ["a checkpoint is signed by no key given"]
 
 
 async def test_anchors_in_another_order_are_found(
