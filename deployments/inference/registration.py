@@ -17,7 +17,6 @@ from pathlib import Path
 
 import yaml
 from pydantic import ValidationError
-from registry.inspection import check_graph
 from uuid_utils.compat import uuid7
 
 from deployments.inference.onnx import OnnxSession
@@ -26,6 +25,7 @@ from registry.card import ModelCard
 from registry.contract import ModelRef
 from registry.errors import InvalidModel, Violation
 from registry.events import CLI, AuditAction, AuditEvent, ModelTransition, NewModelVersion
+from registry.inspection import check_graph
 from registry.lifecycle import ModelStatus
 
 CARD = "card.yaml"
