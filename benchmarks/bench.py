@@ -26,6 +26,7 @@ from benchmarks.film import Picture, jpeg
 from benchmarks.growth import Growth, growth
 from benchmarks.journal import Engine
 from benchmarks.load import Load
+from benchmarks.machine import QUIET
 from benchmarks.ours import BUNDLED, NotOffered, serving
 from benchmarks.overload import overload
 from benchmarks.processes import Left, Memory
@@ -38,6 +39,8 @@ from registry.errors import MedAIError
 # Two decoders and two resize orders may differ by a grey level here and there.
 SAME_SCORES = 0.02
 SETTLE_S = 3.0
+# A cell that somebody else disturbed is measured again; the least disturbed attempt stands.
+ATTEMPTS = 3
 # What starting, asking or stopping a server can end with.
 TROUBLES = (Left, NotOffered, MedAIError, httpx2.HTTPError, OSError, subprocess.SubprocessError)
 MODELS = (CXR, DENSENET)
@@ -191,11 +194,16 @@ class Bench:
             seconds=self.times.cell,
         )
         found = measure(service, load)
+        for _ in range(ATTEMPTS - 1):
+            if found.others <= QUIET:
+                break
+            found = min(found, measure(service, load), key=lambda each: each.others)
         return Sample(
             found.result.throughput,
             found.result.latency,
             found.result.statuses,
             found.cpu_ms_per_request(),
+            found.others,
         )
 
     def _compare_answers(self, row: Row, model: str, service: Service) -> None:

@@ -14,12 +14,18 @@ from benchmarks.rows import Cell
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One cell in one round. `cpu_ms` by role, for each answered request."""
+    """One cell in one round.
+
+    Attributes:
+        cpu_ms: By role, for each answered request.
+        others: Cores in use by anybody but the server and the client.
+    """
 
     throughput: float
     latency: Latency
     statuses: dict[str, int] = field(default_factory=dict)
     cpu_ms: dict[str, float] = field(default_factory=dict)
+    others: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,10 @@ class Figures:
         self.samples.setdefault(cell, {})[turn] = sample
 
     def median(self, cell: Cell) -> Sample:
-        """The median of each figure of a cell; statuses are summed. Raises `KeyError`."""
+        """The median of each figure of a cell. Raises `KeyError`.
+
+        Statuses are summed; `latency.most` and `others` are the largest.
+        """
         rounds = list(self.samples[cell].values())
         statuses: dict[str, int] = {}
         for sample in rounds:
@@ -64,6 +73,7 @@ class Figures:
                 role: median(sample.cpu_ms.get(role, 0.0) for sample in rounds)
                 for role in sorted(roles)
             },
+            others=max(sample.others for sample in rounds),
         )
 
     def ratio(self, over: Cell, under: Cell, figure: "Callable[[Sample], float]") -> Ratio | None:

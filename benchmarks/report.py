@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.figures import Figures, Sample
 from benchmarks.film import Picture
 from benchmarks.load import LOST
+from benchmarks.machine import QUIET
 from benchmarks.processes import Memory
 from benchmarks.rows import Cell
 from benchmarks.targets import Judged, Verdict
@@ -34,7 +35,8 @@ def cell_tables(figures: Figures) -> list[Table]:
 def _table(figures: Figures, model: str, picture: Picture, cells: list[Cell]) -> Table:
     table = Table(title=f"{model}, {picture} image (medians)", title_justify="left")
     table.add_column("row")
-    for name in ("clients", "images/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "errors"):
+    names = ("clients", "images/s", "p50 ms", "p95 ms", "p99 ms", "CPU ms", "errors", "others")
+    for name in names:
         table.add_column(name, justify="right")
     table.add_column("CPU by process, ms a request")
     last = ""
@@ -50,6 +52,7 @@ def _table(figures: Figures, model: str, picture: Picture, cells: list[Cell]) ->
             *(f"{value:.2f}" for value in (times.p50, times.p95, times.p99)),
             f"{sum(sample.cpu_ms.values()):.2f}" if sample.cpu_ms else "",
             errors(sample),
+            f"{sample.others:.1f}" if sample.others > QUIET else "",
             _heaviest(sample),
         )
         last = cell.row
@@ -132,6 +135,11 @@ def document(
 
 def _rounds(rounds: Mapping[int, Sample]) -> dict[str, Any]:
     return {str(turn): asdict(sample) for turn, sample in rounds.items()}
+
+
+def disturbed(figures: Figures) -> int:
+    """Cells in which others used the cores: their figures are not comparable."""
+    return sum(figures.median(cell).others > QUIET for cell in figures.samples)
 
 
 def lost(figures: Figures) -> int:

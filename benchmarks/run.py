@@ -27,7 +27,7 @@ from benchmarks import machine
 from benchmarks.bench import MODELS, QUICK, Bench, Times
 from benchmarks.growth import SIZES, table_of
 from benchmarks.plot import plot
-from benchmarks.report import cell_tables, document, lost, memory_table, target_table
+from benchmarks.report import cell_tables, disturbed, document, lost, memory_table, target_table
 from benchmarks.rows import ROWS, raw_cells
 from benchmarks.targets import Judged, judged
 
@@ -107,6 +107,8 @@ def show(console: Console, bench: Bench, lines: list[Judged]) -> None:
     ceilings = bench.extras.get("load_client_ceiling", {})
     limits = ", ".join(f"{picture} image {rate:,}/s" for picture, rate in ceilings.items())
     console.print(f"the load client's own limit: {limits}")
+    if others := disturbed(bench.figures):
+        console.print(f"[yellow]others used the cores in {others} cells (column others: cores)[/]")
     if missing := lost(bench.figures):
         console.print(f"[red]{missing} connections ended before their answer[/]")
     for trouble in bench.troubles:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from benchmarks import machine
 from benchmarks.load import MEASURED, MEASURING, Load, Result
 from benchmarks.processes import Left, Processes, cpu_by_role
 
@@ -45,12 +46,12 @@ class Service:
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
         return f"POST {path or self.path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
-    def ask(self, body: bytes) -> dict[str, Any]:
-        """The answer to one image, to see that it is one. Raises `Left` where it is not."""
+    def ask(self, body: bytes, media_type: str = "image/jpeg", path: str = "") -> dict[str, Any]:
+        """The answer to one request, to see that it is one. Raises `Left` where it is not."""
         response = httpx2.post(
-            f"http://{HOST}:{self.port}{self.path}",
+            f"http://{HOST}:{self.port}{path or self.path}",
             content=body,
-            headers={"content-type": "image/jpeg", **self.headers},
+            headers={"content-type": media_type, **self.headers},
             timeout=60,
         )
         if response.status_code != httpx2.codes.OK:
@@ -61,10 +62,17 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one load on one server showed. `cpu_s`: CPU seconds by role in the measured time."""
+    """What one load on one server showed.
+
+    Attributes:
+        result: What the client counted.
+        cpu_s: CPU seconds by role in the measured time.
+        others: How many cores were in use by anybody but the server and the client.
+    """
 
     result: Result
     cpu_s: dict[str, float]
+    others: float
 
     def cpu_ms_per_request(self) -> dict[str, float]:
         """CPU ms by role for each answered request."""
@@ -75,12 +83,16 @@ class Measurement:
 def measure(service: Service, load: Load) -> Measurement:
     """Put `load` on `service` from a process of its own."""
     with client(load) as process:
+        asking = Processes("", "client", also=(process.pid,))
         _expect(process, MEASURING)
-        before = service.processes.cpu()
+        before, used = service.processes.cpu() | asking.cpu(), machine.used_s()
         _expect(process, MEASURED)
-        after = service.processes.cpu()
+        after, used = service.processes.cpu() | asking.cpu(), machine.used_s() - used
         result = Result.from_json(hear(process))
-    return Measurement(result, cpu_by_role(before, after))
+    spent = cpu_by_role(before, after)
+    others = max(0.0, used - sum(spent.values())) / result.seconds
+    spent.pop("client", None)
+    return Measurement(result, spent, others)
 
 
 @contextlib.contextmanager

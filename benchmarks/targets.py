@@ -81,7 +81,8 @@ TARGETS = (
     Target("idle_gib", "idle memory, sum of PSS, GiB", 1.3, 1.0, LESS),
     Target("growth_append", "audit append, most rows / fewest rows", 1.2, None, LESS),
     Target("growth_lookup", "lookup of a result, most rows / fewest rows", 1.2, None, LESS),
-    Target("growth_list", "list of results, most rows / fewest rows", 1.2, None, LESS),
+    Target("growth_page", "page of results by cursor, most rows / fewest rows", 1.2, None, LESS),
+    Target("growth_first", "first page with its count, most rows / fewest rows", 1.2, None, LESS),
 )
 
 

@@ -128,6 +128,16 @@ class PrivacySettings(Section):
     burned_in_annotation: Literal["refuse", "review", "accept"] = "refuse"
 
 
+class AuditSettings(Section):
+    """How the audit log is signed and anchored (docs/audit.md)."""
+
+    anchor_file: Path | None = None  # on another volume if you can; default `<home>/anchors.jsonl`
+    key_dir: Path | None = None  # the log's own signing key; default `<key_dir>/log`
+    checkpoint_entries: int = Field(default=1000, ge=2, le=100_000)  # at most so many unsigned
+    checkpoint_interval_s: Seconds = 10.0
+    anchor_patience_s: Seconds = 900.0  # without an anchor for so long, nothing is recorded
+
+
 class LogSettings(Section):
     """What the service says of itself."""
 
@@ -169,6 +179,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     ratelimit: RateLimitSettings = RateLimitSettings()
     privacy: PrivacySettings = PrivacySettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     server: ServerSettings = ServerSettings()
 
@@ -226,6 +237,16 @@ class Settings(BaseSettings):
     def key_dir(self) -> Path:
         """Where the signing keys are."""
         return self.auth.key_dir or self.home_dir / "keys"
+
+    @property
+    def log_key_dir(self) -> Path:
+        """Where the key is that signs the audit log's checkpoints, and nothing else."""
+        return self.audit.key_dir or self.key_dir / "log"
+
+    @property
+    def anchor_file(self) -> Path:
+        """Where the audit log's signed heads are kept, outside the database."""
+        return self.audit.anchor_file or self.home_dir / "anchors.jsonl"
 
     @property
     def pseudonym_key_file(self) -> Path:

@@ -3,6 +3,7 @@
 from configs.settings import Settings
 from configs.topology import AuditTuning
 from deployments.inference.recorder import Recorder
+from deployments.inference.signing import signing
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from registry.contract import Receipt
@@ -19,7 +20,9 @@ class AuditWriter:
         logs = configure_logs(settings.log, component="audit-writer")
         self._database = Database(settings.database, settings.database_url)
         self._metrics = start_exporting(settings, "audit-writer", logs, self._database)
-        self._recorder = Recorder(self._database, self._metrics.instruments)
+        self._recorder = Recorder(
+            self._database, signing(settings, self._database, logs), self._metrics.instruments
+        )
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""

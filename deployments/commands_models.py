@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from configs.settings import Settings
-from deployments.api.signing_keys import load_keys
 from deployments.commands import complete, console, new_user, opened, record
 from deployments.inference.registration import (
     BUNDLED_BY,
@@ -26,6 +25,7 @@ from registry.errors import Conflict, NotFound
 from registry.lifecycle import ModelStatus
 from storage import schema
 from storage.models import ModelRepository, RegisteredModel
+from storage.signing_keys import load_keys
 
 ADMINISTRATOR = "admin"
 OPERATOR = "operator on the host"
@@ -102,6 +102,7 @@ def initialise(*, admin: bool) -> None:
     complete(schema.upgrade(settings.database_url))
     console.print("database  up to date")
     keys = load_keys(settings.key_dir, generate=settings.auth.generate_keys)
+    load_keys(settings.log_key_dir, generate=settings.auth.generate_keys)
     _make_pseudonym_key(settings)
     console.print(f"keys      {'made' if keys.created else 'present'}")
     for directory in bundled_directories():

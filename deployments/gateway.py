@@ -11,7 +11,6 @@ from deployments.api.metrics import Counts
 from deployments.api.passwords import Passwords
 from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
-from deployments.api.signing_keys import load_keys
 from deployments.api.tokens import AccessTokens
 from deployments.hops import AuditHop, Handle, ReadyHop, ValidatorHop
 from deployments.inference.catalogue_watch import CatalogueWatch
@@ -23,6 +22,7 @@ from deployments.telemetry.metrics_exposition import MetricsPage
 from deployments.telemetry.metrics_observations import observe_verdict, show_models
 from registry.errors import AuditUnavailable, ModelUnavailable
 from storage.database import Database
+from storage.signing_keys import load_keys
 
 
 class Gateway:
@@ -50,6 +50,7 @@ class Gateway:
                 instruments, answer.served.model, answer.verdict, answer.timings_ms
             ),
         )
+        keys = load_keys(settings.key_dir, generate=settings.auth.generate_keys)
         checks = {
             "accepting": self._inference.admission.check,
             "database": self._reachable,
@@ -67,9 +68,7 @@ class Gateway:
             inference=self._inference,
             audit=self._audit,
             database=self._database,
-            tokens=AccessTokens(
-                load_keys(settings.key_dir, generate=settings.auth.generate_keys), settings.auth
-            ),
+            tokens=AccessTokens(keys, settings.auth),
             sessions=Sessions.of(self._database, settings.auth),
             passwords=Passwords(settings.auth),
             pseudonyms=Pseudonyms.from_file(

@@ -15,8 +15,8 @@ from deployments.api.password_changes import PasswordChanges
 from deployments.api.permissions import PUBLIC, Permission, requires
 from deployments.api.problems import problems
 from deployments.api.refresh import Refresh
-from deployments.api.signing_keys import KeySet, jwks
 from registry import errors
+from storage.signing_keys import KeySet, jwks
 
 MAX_PASSWORD: Final = 1024  # characters read; the policy's own limit is far below
 MAX_SECRET: Final = 128

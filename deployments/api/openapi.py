@@ -18,13 +18,13 @@ from deployments.api.health import HealthChecks
 from deployments.api.passwords import Passwords
 from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
-from deployments.api.signing_keys import KeySet
 from deployments.api.tokens import AccessTokens
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService
 from registry.catalogue import Catalogue
 from registry.errors import Internal
 from storage.database import Database
+from storage.signing_keys import KeySet
 
 KEY_BYTES = 32
 

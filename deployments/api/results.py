@@ -24,6 +24,7 @@ from registry import errors
 from registry.errors import NotFound
 from registry.events import Actor, AuditAction
 from storage.database import Database
+from storage.evidence import EvidenceReader
 from storage.models import ModelRepository
 from storage.results import ResultRepository, StoredResult
 
@@ -63,6 +64,47 @@ def routes(database: Database, trail: Trail, denials: Denials) -> APIRouter:
             context={"result": str(result_id), "own": own},
         )
         document = details(stored, threshold=model.card.confidence_threshold)
+        return Response(orjson.dumps(document), media_type="application/json")
+
+    reader = EvidenceReader(database)
+
+    @router.get(
+        "/results/{result_id}/evidence",
+        summary="Everything that proves one result",
+        response_class=Response,
+        responses={
+            200: {"content": {"application/json": {"schema": {"type": "object"}}}},
+            **problems(
+                errors.NotFound,
+                errors.ValidationFailed,
+                errors.AuditUnavailable,
+                errors.DatabaseUnavailable,
+            ),
+        },
+    )
+    @requires(Permission.RESULTS_READ)
+    async def evidence(request: Request, result_id: UUID) -> Response:
+        """One document that `medai-verify evidence FILE` checks without this service.
+
+        It holds what was measured and said, by which model, the log entry, and its place below a
+        signed checkpoint; until the next checkpoint (seconds) the answer is 503 with Retry-After.
+        """
+        principal = principal_of(request)
+        request_id = request_id_of(request)
+        async with database.reading() as session:
+            stored = await ResultRepository(session).get(result_id)
+        own = stored.created_by == principal.user_id
+        if not own and not holds(principal.role, Permission.RESULTS_READ_ALL):
+            await denials.hidden(principal, "result", result_id, request_id)
+            raise NotFound("no such result")
+        document = await reader.of_result(result_id)
+        await trail.record(
+            AuditAction.RESULT_READ,
+            "The evidence of a recorded result was read.",
+            Actor.user(principal),
+            request_id=request_id,
+            context={"result": str(result_id), "own": own, "evidence": True},
+        )
         return Response(orjson.dumps(document), media_type="application/json")
 
     return router

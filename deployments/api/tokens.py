@@ -20,7 +20,7 @@ from uuid import UUID
 import jwt
 
 from configs.settings import AuthSettings
-from deployments.api.signing_keys import KeySet
+from storage.signing_keys import KeySet
 
 ALGORITHM: Final = "EdDSA"
 TYPE: Final = "at+jwt"  # RFC 9068 §2.1

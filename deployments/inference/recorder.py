@@ -20,6 +20,7 @@ from deployments.telemetry.metrics_observations import observe_group
 from registry.contract import Receipt
 from registry.errors import AuditUnavailable, MedAIError
 from registry.events import AuditEvent
+from storage.checkpoints import Checkpointer
 from storage.database import Database
 from storage.ledger import Ledger
 
@@ -38,6 +39,7 @@ class Recorder:
 
     Args:
         database: Where the log is. The recorder does not close it.
+        checkpointer: Signs and anchors the log's heads.
         instruments: What is counted.
         now: The clock.
     """
@@ -45,14 +47,17 @@ class Recorder:
     def __init__(
         self,
         database: Database,
+        checkpointer: Checkpointer,
         instruments: Instruments,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
+        self._checkpointer = checkpointer
         self._ledger = Ledger(self._database, software_version=SOFTWARE, now=now)
         self._instruments = instruments
         instruments.watch(self._show)
         self._opened = False
+        self._refusal: MedAIError | None = None  # why it is not open yet
         self._opening = asyncio.Lock()
         self._calls: Batcher[list[AuditEvent], list[Receipt | MedAIError]] = Batcher(
             self._commit,
@@ -61,9 +66,9 @@ class Recorder:
             max_queue=MAX_QUEUE,
             weight=len,
         )
-        self._task = asyncio.get_running_loop().create_task(
-            self._open_when_possible(), context=contextvars.Context()
-        )
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._open_when_possible(), context=contextvars.Context())
+        self._signing = loop.create_task(checkpointer.run(), context=contextvars.Context())
 
     def reconfigure(self, tuning: AuditTuning) -> None:
         """Take new tuning."""
@@ -76,7 +81,8 @@ class Recorder:
     async def ready(self) -> None:
         """Raises `AuditUnavailable` while nothing can be recorded."""
         if not self._opened or self._ledger.fenced:
-            raise AuditUnavailable("the audit log is not open", retry_after_s=1)
+            raise self._refusal or AuditUnavailable("the audit log is not open", retry_after_s=1)
+        self._checkpointer.check()
         await self._database.ping()
 
     def check_health(self) -> None:
@@ -85,11 +91,14 @@ class Recorder:
             raise AuditUnavailable("another writer has taken over the audit log")
 
     async def close(self) -> None:
-        """Commit what waits, and say that the writer stops."""
+        """Commit what waits, say that the writer stops, and sign the last head."""
         self._task.cancel()
         await self._calls.close()
         if self._opened:
             await self._ledger.close()
+        # Not cancelled: it signs the last head, and then ends by itself.
+        await self._checkpointer.close()
+        await self._signing
 
     async def _commit(
         self, calls: list[list[AuditEvent]]
@@ -97,6 +106,7 @@ class Recorder:
         await self._open()
         started = time.perf_counter()
         events = [event for call in calls for event in call]
+        await self._checkpointer.admit(len(events))
         outcomes = await self._ledger.append(events)
         self._observe(events, outcomes, commit_s=time.perf_counter() - started)
         rest = iter(outcomes)
@@ -110,14 +120,17 @@ class Recorder:
         commit_s: float,
     ) -> None:
         recorded = []
+        newest: Receipt | None = None
         for event, outcome in zip(events, outcomes, strict=True):
             if isinstance(outcome, Receipt):
                 recorded.append(event.action)
-                self._instruments.audit_tip.set(outcome.seq)
+                newest = outcome if newest is None or outcome.seq > newest.seq else newest
             else:
                 lost = isinstance(outcome, AuditUnavailable)
                 self._instruments.audit_failures.add(1, "unavailable" if lost else "refused")
-        if recorded:
+        if newest is not None:
+            self._checkpointer.observe(newest)
+            self._instruments.audit_tip.set(newest.seq)
             observe_group(self._instruments, recorded, commit_s=commit_s, lags_s=(commit_s,))
 
     def _show(self) -> None:
@@ -126,6 +139,8 @@ class Recorder:
     async def _open(self) -> None:
         async with self._opening:
             if not self._opened:
+                # First the anchors: a database that is behind them must not be written to.
+                await self._checkpointer.open()
                 await self._ledger.open()
                 self._opened = True
 
@@ -133,5 +148,6 @@ class Recorder:
         while not self._opened:
             try:
                 await self._open()
-            except MedAIError:
+            except MedAIError as refusal:
+                self._refusal = refusal
                 await asyncio.sleep(RETRY_S)

@@ -26,7 +26,6 @@ from deployments.api.health_details import HostView
 from deployments.api.passwords import Passwords
 from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
-from deployments.api.signing_keys import load_keys
 from deployments.api.tokens import AccessTokens
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService, Screening
@@ -60,6 +59,7 @@ from storage.audit import AuditRepository
 from storage.database import Database
 from storage.ledger import Ledger
 from storage.models import ModelRepository
+from storage.signing_keys import load_keys
 
 PASSWORD = "seven blue tractors sing at dawn"
 ROLES = {"ada": Role.ADMIN, "clara": Role.CLINICIAN, "carl": Role.CLINICIAN, "vera": Role.VIEWER}
@@ -283,14 +283,16 @@ async def open_house(
         rate_limits=RateLimits(ratelimit or UNLIMITED),
         metrics=MetricsPage(agents_page),
     )
-    app = create_app(services, docs=docs)
-    prepare(app)
-    async with app.router.lifespan_context(app):
-        house = House(app, services, database, trail, scripted, users)
-        yield house
-        for client in house.clients:
-            await client.aclose()
-    await database.close()
+    try:
+        app = create_app(services, docs=docs)
+        prepare(app)
+        async with app.router.lifespan_context(app):
+            house = House(app, services, database, trail, scripted, users)
+            yield house
+            for client in house.clients:
+                await client.aclose()
+    finally:  # also where the application does not start, as some tests want
+        await database.close()
 
 
 async def add_users(trail: LedgerTrail, passwords: Passwords) -> dict[str, UUID]:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from configs.settings import AuthSettings
 from deployments.api import tokens as module
-from deployments.api.signing_keys import KeySet, load_keys
 from deployments.api.tokens import MAX_TOKEN_BYTES, AccessTokens, Claims, Refusal
+from storage.signing_keys import KeySet, load_keys
 
 NOW = 1_800_000_000.25
 USER = uuid4()

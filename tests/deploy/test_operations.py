@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from configs.settings import Settings
-from deployments.api.signing_keys import load_keys
+from storage.signing_keys import load_keys
 from deployments.cli import app
 from deployments.telemetry.events import LogEvent
 from deployments.telemetry.metrics import Instruments

@@ -176,6 +176,7 @@ OpenDatabase = Callable[..., Database]
 async def open_database() -> AsyncIterator[OpenDatabase]:
     """Opens databases with settings of the test's own, and closes them."""
     opened: list[Database] = []
+    others = set(threading.enumerate())
 
     def open_one(url: str, **settings: Any) -> Database:
         database = Database(DatabaseSettings(**settings), url)
@@ -186,7 +187,7 @@ async def open_database() -> AsyncIterator[OpenDatabase]:
     for database in opened:
         assert database.state().checked_out == 0
         await database.close()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - others:
         if "_connection_worker_thread" in thread.name:  # aiosqlite's, one a connection
             thread.join(5)
             assert not thread.is_alive()

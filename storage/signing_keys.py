@@ -30,8 +30,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from deployments.telemetry.events import LogEvent
-from deployments.telemetry.logs import get_logger
 from registry.errors import InvalidConfiguration, Violation
 
 SETTING: Final = "MEDAI_AUTH__KEY_DIR"
@@ -91,8 +89,6 @@ def load_keys(directory: Path, *, generate: bool, today: date | None = None) -> 
             advice="add a key that may sign today",
         )
     public = MappingProxyType({kid: key.public_key() for kid, key in private.items()})
-    if created:
-        get_logger().warning(LogEvent.KEY_CREATED, kid=usable[-1])
     return KeySet(usable[-1], private[usable[-1]], public, created)
 
 

@@ -1,19 +1,17 @@
 """The signing keys: made once, kept private, rotated by name."""
 
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from deployments.api.signing_keys import load_keys
 from registry.errors import InvalidConfiguration
+from storage.signing_keys import load_keys
 
 TODAY = date(2026, 11, 24)
 
@@ -39,15 +37,6 @@ def test_the_first_start_makes_a_key_only_its_owner_reads(tmp_path: Path) -> Non
     assert keys.kid.startswith("20261124-")
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_key_that_was_made_is_told(
-    tmp_path: Path, lines: Callable[[], list[dict[str, Any]]]
-) -> None:
-    keys = load_keys(tmp_path, generate=True)
-
-    (line,) = lines()
-    assert (line["event"], line["kid"]) == ("key_created", keys.kid)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
