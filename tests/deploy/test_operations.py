@@ -10,10 +10,10 @@ import pytest
 import typer.main
 
 from configs.settings import Settings
-from storage.signing_keys import load_keys
 from deployments.cli import app
 from deployments.telemetry.events import LogEvent
 from deployments.telemetry.metrics import Instruments
+from storage.signing_keys import load_keys
 from tests.deploy.promql import ROOT
 
 HANDBOOK = (ROOT / "docs" / "operations.md").read_text()
