@@ -8,7 +8,7 @@ UV := $(shell command -v uv 2>/dev/null)
 export MEDAI_HOME ?= var
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format lint types contracts faults bench audit lock clean
+.PHONY: help setup demo serve test check format lint types contracts bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(VENV)/.dev ## The whole test suite (SQLite, PostgreSQL from a wheel, a r
 
 check: lint types contracts $(VENV)/.dev ## Everything CI asks for
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: $(VENV)/.bench ## Compare with ONNX Runtime alone, bare FastAPI and LitServe (about 20 minutes)
+	$(BIN)/python -m benchmarks.run
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
