@@ -28,7 +28,7 @@ class HopTuning(Section):
     """
 
     max_batch_size: int = Field(default=16, ge=1, le=512)
-    max_in_flight: int = Field(default=3, ge=1, le=64)
+    max_in_flight: int = Field(default=2, ge=1, le=64)
     max_queue: int = Field(default=512, ge=1, le=100_000)
 
 
@@ -36,7 +36,7 @@ class GatewayTuning(Section):
     """`user_config` of `Gateway`."""
 
     validator: HopTuning = HopTuning()
-    audit: HopTuning = HopTuning(max_batch_size=128, max_in_flight=2, max_queue=2048)
+    audit: HopTuning = HopTuning(max_batch_size=128, max_in_flight=1, max_queue=2048)
 
 
 class ValidatorTuning(Section):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import MedAIError
+from registry.message import Message
 
 
 class Role(StrEnum):
@@ -44,7 +45,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Message):
     """Who asks. `token_id` is the access token's jti."""
 
     user_id: UUID
@@ -55,7 +56,7 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelRef:
+class ModelRef(Message):
     """Exactly one model: its row, name, version and the SHA-256 of its file (hex)."""
 
     id: UUID
@@ -65,7 +66,7 @@ class ModelRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(Message):
     """One image as it came.
 
     Attributes:
@@ -87,7 +88,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensors:
+class Tensors(Message):
     """Many images for one model version. `pixels`: uint8, shape (n, channels, height, width)."""
 
     model: ModelRef
@@ -95,7 +96,7 @@ class Tensors:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(Message):
     """The model's answer. `values`: float32, shape (n, labels), after the card's activation."""
 
     values: NDArray[np.float32]
@@ -104,7 +105,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Message):
     """One rule applied to one image.
 
     Attributes:
@@ -127,7 +128,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(Message):
     """All rules applied to one image.
 
     Attributes:
@@ -151,7 +152,7 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(Message):
     """What is kept of an image: measures of the file and the allow-listed header values.
 
     No name, id, date or free text is ever among them. Sizes in pixels, spacing in mm.
@@ -180,7 +181,7 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class GateVerdict:
+class GateVerdict(Message):
     """What the gate model said. `score` is the sum over the accepted labels, 0..1."""
 
     model: ModelRef
@@ -191,7 +192,7 @@ class GateVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Message):
     """What may be said of one image.
 
     `error` is set for `rejected` and `failed`, and for nothing else. `scores` are in the order of
@@ -219,7 +220,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Message):
     """Where a record stands in the audit chain. Given only after the commit."""
 
     event_id: UUID

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from registry.contract import ModelRef, Principal, Role, Verdict
 from registry.lifecycle import ModelStatus
+from registry.message import Message
 
 ContextValue: TypeAlias = "str | int | bool | list[ContextValue] | dict[str, ContextValue] | None"
 """What an audit payload may hold. No floats: JSON writers differ in their text form (RFC 8785)."""
@@ -66,7 +67,7 @@ class AuditOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(Message):
     """Who acted. `kind` tells people from the system and the command line on the host."""
 
     kind: str  # "user", "cli", "system", "anonymous"
@@ -86,7 +87,7 @@ ANONYMOUS = Actor("anonymous")
 
 
 @dataclass(frozen=True, slots=True)
-class NewResult:
+class NewResult(Message):
     """An inference, whatever its outcome: one row of results, one of validations."""
 
     result_id: UUID
@@ -99,7 +100,7 @@ class NewResult:
 
 
 @dataclass(frozen=True, slots=True)
-class NewUser:
+class NewUser(Message):
     """A user account. `password_hash` is an Argon2id string."""
 
     user_id: UUID
@@ -111,7 +112,7 @@ class NewUser:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRevoked:
+class TokenRevoked(Message):
     """An access token that is refused from now on, until it would have ended anyway."""
 
     token_id: str
@@ -120,7 +121,7 @@ class TokenRevoked:
 
 
 @dataclass(frozen=True, slots=True)
-class RefreshIssued:
+class RefreshIssued(Message):
     """A refresh token, and the access token that was given together with it.
 
     Attributes:
@@ -148,7 +149,7 @@ class RefreshIssued:
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyRevoked:
+class FamilyRevoked(Message):
     """A session that ends: no refresh token of it is good any longer, nor any access token."""
 
     family_id: UUID
@@ -156,7 +157,7 @@ class FamilyRevoked:
 
 
 @dataclass(frozen=True, slots=True)
-class UserRoleChanged:
+class UserRoleChanged(Message):
     """Another role. Ends the user's sessions. `Conflict` where no enabled administrator is left."""
 
     user_id: UUID
@@ -164,28 +165,28 @@ class UserRoleChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class UserDisabled:
+class UserDisabled(Message):
     """An account that is closed. Ends its sessions. `Conflict` as for `UserRoleChanged`."""
 
     user_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
-class UserEnabled:
+class UserEnabled(Message):
     """An account that is opened again; the sessions it had stay ended."""
 
     user_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
-class UserUnlocked:
+class UserUnlocked(Message):
     """The failures of a locked account are forgotten."""
 
     user_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
-class ResetIssued:
+class ResetIssued(Message):
     """A right to set a user's password once. Any earlier one of the user ends.
 
     `token_hash` is SHA-256 of the token; the token itself is nowhere.
@@ -197,7 +198,7 @@ class ResetIssued:
 
 
 @dataclass(frozen=True, slots=True)
-class PasswordSet:
+class PasswordSet(Message):
     """A user's new password. Ends the user's sessions.
 
     Attributes:
@@ -217,7 +218,7 @@ class PasswordSet:
 
 
 @dataclass(frozen=True, slots=True)
-class NewModelVersion:
+class NewModelVersion(Message):
     """A registered model version. `card` is the card's JSON text, `path` relative to the home."""
 
     model: ModelRef
@@ -230,7 +231,7 @@ class NewModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelTransition:
+class ModelTransition(Message):
     """A step in a model version's life. Refused where its present status is not `before`."""
 
     model: ModelRef
@@ -255,7 +256,7 @@ Change: TypeAlias = NewResult | NewModelVersion | ModelTransition | AccountChang
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEvent:
+class AuditEvent(Message):
     """One thing that happened, before it has a place in the chain.
 
     Attributes:

@@ -35,6 +35,11 @@ from storage.tables import Table
 
 FORMAT = 1
 
+_INSERTS = tuple(
+    insert(Table.metadata.tables[name])
+    for name in ("inference_results", "validation_results", "audit_subjects", "audit_logs")
+)
+
 
 @dataclass(slots=True)
 class Draft:
@@ -86,14 +91,11 @@ async def compose(
 
 async def write(session: AsyncSession, rows: Rows) -> None:
     """Insert, the rows that others refer to first."""
-    for table, values in (
-        ("inference_results", rows.results),
-        ("validation_results", rows.validations),
-        ("audit_subjects", rows.subjects),
-        ("audit_logs", rows.entries),
+    for values, statement in zip(
+        (rows.results, rows.validations, rows.subjects, rows.entries), _INSERTS, strict=True
     ):
         if values:
-            await session.execute(insert(Table.metadata.tables[table]), values)
+            await session.execute(statement, values)
 
 
 def is_plain(event: AuditEvent) -> bool:

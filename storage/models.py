@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -99,9 +100,15 @@ class ModelRepository:
 _ORDER = (ModelVersion.model_name, ModelVersion.created_at.desc(), ModelVersion.id.desc())
 
 
+@lru_cache(maxsize=256)
+def _card(text: str) -> ModelCard:
+    """A card never changes, and every process reads the active ones twice a second."""
+    return ModelCard.model_validate_json(text)
+
+
 def _registered(row: ModelVersion) -> RegisteredModel:
     try:
-        card = ModelCard.model_validate_json(row.card)
+        card = _card(row.card)
     except ValidationError:
         raise InvalidModel(
             "a stored card cannot be read by this release",

@@ -2,11 +2,13 @@
 
 import inspect
 import pickle
+from dataclasses import fields
 from itertools import product
 from uuid import UUID
 
 import pytest
 
+from registry import contract, events
 from registry.catalogue import Catalogue, Served
 from registry.contract import Check, ModelRef, Validation
 from registry.errors import (
@@ -19,6 +21,7 @@ from registry.errors import (
     leaves,
 )
 from registry.lifecycle import STEPS, ModelStatus, check_step
+from registry.message import Message
 from tests.inference.models import bundled
 
 LEAVES = sorted(leaves(), key=lambda leaf: leaf.__name__)
@@ -113,3 +116,19 @@ def test_only_the_drawn_steps_are_possible(current: ModelStatus, wanted: ModelSt
             check_step(current, wanted)
         assert refusal.value.violations[0].measured == current
     assert set(STEPS) == set(ModelStatus)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for module in (contract, events)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_every_message_survives_being_pickled(kind: type[Message]) -> None:
+    message = kind(*(f"value of {field.name}" for field in fields(kind)))  # type: ignore[arg-type]
+
+    assert pickle.loads(pickle.dumps(message, pickle.HIGHEST_PROTOCOL)) == message  # noqa: S301
