@@ -11,7 +11,7 @@ export MEDAI_HOME ?= var
 SPREAD ?= --numprocesses=3 --dist=loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format lint types contracts bench lock clean
+.PHONY: help setup demo serve test check format lint types contracts faults bench audit notes lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,8 +30,17 @@ test: $(VENV)/.dev ## The whole test suite (SQLite, PostgreSQL from a wheel, a r
 check: lint types contracts $(VENV)/.dev ## Everything CI asks for
 	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term
 
-bench: $(VENV)/.bench ## Compare with ONNX Runtime alone, bare FastAPI and LitServe (about 20 minutes)
+faults: $(VENV)/.dev ## Break it: 200 kills, outages, full disks, 10,000 named patients (about 20 minutes)
+	$(BIN)/python -m tests.faults.run
+
+bench: $(VENV)/.bench ## Compare with ONNX Runtime alone, bare FastAPI and LitServe (about 25 minutes)
 	$(BIN)/python -m benchmarks.run
+
+audit: $(VENV)/.audit ## Vulnerabilities, licences, secrets in the history, SBOM (dist/sbom.cdx.json)
+	$(BIN)/python -m supply_chain.run
+
+notes: ## Print what CHANGELOG.md says of a release: make notes TAG=v1.2.3
+	@$(PYTHON) -m supply_chain.release_notes "$(TAG)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
@@ -50,7 +59,7 @@ format: $(VENV)/.dev ## Put the code in order
 
 lock: ## Resolve and pin the requirements anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
-	for group in demo dev bench; do \
+	for group in demo dev bench audit; do \
 	  uv pip compile pyproject.toml --group $$group --universal --python-version 3.11 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --upgrade \
 	    $$(test $$group = demo || echo --constraint requirements/demo.txt) \

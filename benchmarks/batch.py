@@ -1,8 +1,7 @@
 """`POST /infer/batch` with 100 images, against 100 single requests from 16 clients.
 
-Both in one start of the service, first the one, then the other. Two clients send batches, so that
-one is decoded while another is answered; more would be more images in progress than the gateway
-admits by default.
+Both in one start of the service, first the one, then the other. One client sends batches, one at a
+time: 100 images in progress, which the gateway's default admission holds.
 """
 
 import secrets
@@ -18,7 +17,7 @@ from benchmarks.service import HOST, Service, measure
 PATH = "/infer/batch"
 IMAGES = 100
 SINGLE_CLIENTS = 16
-BATCH_CLIENTS = 2
+BATCH_CLIENTS = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,13 @@ A row that does not start, or whose answers are not those of the others, is a tr
 in the report and left out; the others go on.
 """
 
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-
-import httpx2
 
 from benchmarks import raw
 from benchmarks.batch import compare
@@ -27,22 +24,20 @@ from benchmarks.growth import Growth, growth
 from benchmarks.journal import Engine
 from benchmarks.load import Load
 from benchmarks.machine import QUIET
-from benchmarks.ours import BUNDLED, NotOffered, serving
+from benchmarks.ours import BUNDLED, serving
 from benchmarks.overload import overload
 from benchmarks.processes import Left, Memory
-from benchmarks.rows import ADMISSION, CXR, FULL, UNGATED, Row, raw_cells
+from benchmarks.raw import Work
+from benchmarks.rows import ADMISSION, CXR, FULL, UNGATED, Cell, Row
 from benchmarks.service import HOST, Service, differ_by, measure, scores_of
 from benchmarks.targets import GIB
 from benchmarks.writer import durable
-from registry.errors import MedAIError
 
 # Two decoders and two resize orders may differ by a grey level here and there.
 SAME_SCORES = 0.02
 SETTLE_S = 3.0
 # A cell that somebody else disturbed is measured again; the least disturbed attempt stands.
-ATTEMPTS = 3
-# What starting, asking or stopping a server can end with.
-TROUBLES = (Left, NotOffered, MedAIError, httpx2.HTTPError, OSError, subprocess.SubprocessError)
+ATTEMPTS = 2
 MODELS = (CXR, DENSENET)
 
 
@@ -50,9 +45,9 @@ MODELS = (CXR, DENSENET)
 class Times:
     """How long things are measured, in seconds."""
 
-    warmup: float = 2.0
-    cell: float = 6.0
-    raw: float = 3.0
+    warmup: float = 1.5
+    cell: float = 4.0
+    raw: float = 2.0
     writer: float = 5.0
 
 
@@ -99,11 +94,15 @@ class Bench:
         """What goes wrong in here is kept, not raised."""
         try:
             yield
-        except TROUBLES as error:
+        except Exception as error:  # noqa: BLE001  # one part must not cost the others
             self.troubles.append(f"{what}: {str(error) or type(error).__name__}")
 
     def ceiling(self) -> None:
         """The load client's own limit, with the larger number of clients."""
+        with self.trouble("the load client's own limit"):
+            self._ceiling()
+
+    def _ceiling(self) -> None:
         found = {
             picture: ceiling(
                 image(picture), self.log("ceiling"), clients=64, seconds=self.times.raw
@@ -114,22 +113,24 @@ class Bench:
             picture: round(result.throughput) for picture, result in found.items()
         }
 
-    def raw(self, model: str, turn: int) -> None:
-        """The rows without a server."""
-        for cell, work in raw_cells(model):
-            self.say(f"{cell.row} x{cell.clients} {model}")
-            task = raw.Task(str(self.folder(model)), work, cell.picture, self.times.raw)
-            result = raw.measure(task, cell.clients)
-            self.figures.add(cell, turn, Sample(result.throughput, result.latency))
+    def raw(self, cells: Sequence[tuple[Cell, Work]], turn: int) -> None:
+        """Cells of the rows without a server."""
+        for cell, work in cells:
+            self.say(f"{cell.row} x{cell.clients} {cell.model}")
+            with self.trouble(f"{cell.row} {cell.model}"):
+                folder = str(self.folder(cell.model))
+                task = raw.Task(folder, work, cell.picture, self.times.raw)
+                result = raw.measure(task, cell.clients)
+                self.figures.add(cell, turn, Sample(result.throughput, result.latency))
 
-    def row(self, row: Row, model: str, turn: int) -> None:
-        """All cells of one row with one model, in one start of its server."""
+    def row(self, row: Row, model: str, cells: Sequence[Cell], turn: int) -> None:
+        """Cells of one row with one model, in one start of its server."""
         name = f"{row.name}-{model}"
         with self.trouble(name), row.start(self.folder(model), self.log(name)) as service:
             self._compare_answers(row, model, service)
             time.sleep(SETTLE_S)
             idle = peak = service.processes.memory()
-            for cell in row.cells(model):
+            for cell in cells:
                 self.say(f"{row.name} {model} {cell.picture} {cell.clients} clients")
                 self.figures.add(cell, turn, self._sample(service, cell.picture, cell.clients))
                 peak = max(peak, service.processes.memory(), key=lambda each: each.total)

@@ -20,6 +20,7 @@ from typing import Any
 import httpx2
 import yaml
 
+from benchmarks.densenet import NAME as DENSENET
 from benchmarks.postgres import postgres
 from benchmarks.processes import RAY_ROLES, Left, free_ports, free_range, running, wait_until
 from benchmarks.service import HOST, Service, is_up
@@ -27,9 +28,13 @@ from benchmarks.service import HOST, Service, is_up
 READY_S = 180.0
 COMMAND_S = 120.0
 USER = "bench"
+APPROVER = "bench-approver"
 CONFIG = Path("serve_config.yaml")
 REPLICA_PORTS = 50
 BUNDLED = Path("registry/bundled")
+# A model that takes tens of ms an image gets a session a core, as in the other rows.
+SESSIONS = {DENSENET: 2}
+ASKED = "BENCH_WITHOUT"  # see benchmarks.without
 BARE_NAME = "bench-{}"  # a card that was changed becomes a model of its own
 
 Overrides = Mapping[str, Any]
@@ -50,6 +55,7 @@ class Variant:
         serve_config: Merged into `serve_config.yaml`, after what the bench itself fixes; in it,
             `OnnxModel` stands for the deployment of the model under test. See `merged`.
         card: Merged into the model's card, which is then registered as a model of its own.
+        builder: Another builder than the service's own (`benchmarks.without`).
     """
 
     name: str
@@ -57,6 +63,7 @@ class Variant:
     environment: Mapping[str, str] = field(default_factory=dict)
     serve_config: Overrides = field(default_factory=dict)
     card: Overrides = field(default_factory=dict)
+    builder: str = ""
 
 
 @contextlib.contextmanager
@@ -81,23 +88,16 @@ def serving(variant: Variant, model: Path, log: Path) -> Iterator[Service]:
             **_addresses(port, others),
             **({"MEDAI_DATABASE__URL": database.url("postgres")} if database else {}),
             **variant.environment,
+            **({ASKED: "1"} if variant.builder else {}),
         }
         offered(environment, log)
         name, gate = _set_up(variant, model, home, environment, log)
         password = secrets.token_urlsafe(18)
-        medai(
-            "users",
-            "add",
-            USER,
-            "--role",
-            "clinician",
-            "--password-stdin",
-            env=environment,
-            log=log,
-            text=password,
-        )
+        _add_user(USER, "clinician", password, environment, log)
         topology = home / "serve_config.yaml"
-        topology.write_text(yaml.safe_dump(topology_of(variant, name, gate)), "utf-8")
+        topology.write_text(
+            yaml.safe_dump(topology_of(variant, name, gate, SESSIONS.get(model.name, 1))), "utf-8"
+        )
         command = [sys.executable, "-m", "deployments.cli", "serve", "--config", str(topology)]
         server, processes = stack.enter_context(
             running(
@@ -140,15 +140,20 @@ def offered(environment: Mapping[str, str], log: Path) -> None:
         raise NotOffered("the service does not know a setting of this row") from None
 
 
-def topology_of(variant: Variant, model: str, gate: str | None) -> dict[str, Any]:
+def topology_of(
+    variant: Variant, model: str, gate: str | None, sessions: int = 1
+) -> dict[str, Any]:
     """The `serve_config.yaml` of a row: the repository's own, one model and its gate.
 
-    What scales by itself is fixed, so that no replica starts while something is measured.
+    What scales by itself is fixed, so that no replica starts while something is measured. A model
+    with several `sessions` gets two calls in flight for each, so that none waits for its next one.
     """
     document: dict[str, Any] = yaml.safe_load(CONFIG.read_text("utf-8"))
     (application,) = document["applications"]
     models = {model: {"threads": 1}} | ({gate: {"threads": 1}} if gate else {})
     application["args"]["models"] = models
+    if variant.builder:
+        application["import_path"] = variant.builder
     known = {each["name"]: each for each in application["deployments"]}
     template = known["OnnxModel:cxr-pneumonia"]
     application["deployments"] = [
@@ -158,6 +163,10 @@ def topology_of(variant: Variant, model: str, gate: str | None) -> dict[str, Any
     for deployment in application["deployments"]:
         if deployment.pop("autoscaling_config", None) is not None:
             deployment["num_replicas"] = 1
+        if sessions > 1 and deployment["name"] == f"OnnxModel:{model}":
+            deployment["num_replicas"] = sessions
+        if sessions > 1 and deployment["name"] == "Gateway":
+            deployment["user_config"]["validator"]["max_in_flight"] = 2 * sessions
     overrides = [
         {**each, "name": f"OnnxModel:{model}" if each["name"] == "OnnxModel" else each["name"]}
         for each in variant.serve_config.get("deployments", ())
@@ -212,10 +221,25 @@ def _set_up(
         (folder / "card.yaml").write_text(yaml.safe_dump(card), "utf-8")
         version = (str(card["name"]), str(card["version"]))
         medai("models", "register", str(folder), env=environment, log=log)
-        medai("models", "approve", *version, env=environment, log=log)
+        _approve(version, environment, log)
         medai("models", "activate", *version, env=environment, log=log)
     gate = card.get("gate")
     return str(card["name"]), None if gate is None else str(gate["model"])
+
+
+def _approve(version: tuple[str, str], environment: Mapping[str, str], log: Path) -> None:
+    """Sign a version off as a second person: who registered it may not."""
+    password = secrets.token_urlsafe(18)
+    _add_user(APPROVER, "admin", password, environment, log)
+    signed = ("models", "approve", *version, "--as", APPROVER, "--password-stdin")
+    medai(*signed, env=environment, log=log, text=password)
+
+
+def _add_user(
+    name: str, role: str, password: str, environment: Mapping[str, str], log: Path
+) -> None:
+    command = ("users", "add", name, "--role", role, "--password-stdin")
+    medai(*command, env=environment, log=log, text=password)
 
 
 def _addresses(port: int, others: list[int]) -> dict[str, str]:

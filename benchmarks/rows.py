@@ -77,9 +77,9 @@ POSTGRESQL = Variant("ours-postgresql", postgresql=True)
 UNGATED = Variant("ours-no-gate", card=NO_GATE)
 NO_BATCHING = Variant("ours-no-batching", card=NO_GATE, serve_config=UNBATCHED)
 NO_VALIDATION = Variant(
-    "ours-no-validation", card=NO_GATE, environment={"MEDAI_BENCH__VALIDATION": "false"}
+    "ours-no-validation", card=NO_GATE, builder="benchmarks.without:build_no_validation"
 )
-NO_AUDIT = Variant("ours-no-audit", card=NO_GATE, environment={"MEDAI_BENCH__AUDIT": "false"})
+NO_AUDIT = Variant("ours-no-audit", card=NO_GATE, builder="benchmarks.without:build_no_audit")
 # As many in progress as saturate the service; the rest is refused at once.
 ADMISSION = Variant(
     "ours-admission", card=NO_GATE, environment={"MEDAI_LIMITS__MAX_IN_PROGRESS": "64"}
@@ -104,8 +104,8 @@ ROWS = {
         _ours(POSTGRESQL, "full service on PostgreSQL"),
         _ours(UNGATED, "full service (SQLite), card without gate", cxr=BOTH, densenet=BOTH),
         _ours(NO_BATCHING, "… without gate and dynamic batching"),
-        _ours(NO_VALIDATION, "… without gate and validation"),
-        _ours(NO_AUDIT, "… without gate and audit"),
+        _ours(NO_VALIDATION, "… without gate, measures and rules: decoding and tensor only"),
+        _ours(NO_AUDIT, "… without gate; receipts of inferences without a database"),
     )
 }
 

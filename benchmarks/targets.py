@@ -86,11 +86,27 @@ TARGETS = (
 )
 
 
+def _cell(row: str, clients: int, model: str = CXR) -> Cell:
+    return Cell(row, model, Picture.SMALL, clients)
+
+
+_FULL = UNGATED.name
+_BOTH_CORES = _cell("raw-decode", 2, DENSENET)
+# Numerator and denominator of each target that is a ratio of two cells.
+_PAIRS = {
+    "litserve_64": (_cell(_FULL, 64), _cell("litserve", 64)),
+    "litserve_16": (_cell(_FULL, 16), _cell("litserve", 16)),
+    "bare_64": (_cell(_FULL, 64), _cell("bare", 64)),
+    "p50_1": (_cell(_FULL, 1), _cell("litserve", 1)),
+    "densenet_16": (_cell(_FULL, 16, DENSENET), _BOTH_CORES),
+    "audit_64": (_cell(_FULL, 64), _cell(NO_AUDIT.name, 64)),
+}
+TARGET_CELLS = frozenset(cell for pair in _PAIRS.values() for cell in pair)
+"""The cells that every round measures; the others are measured once."""
+
+
 def ratios(figures: Figures) -> dict[str, Ratio]:
     """The targets that are ratios of two cells, where both were measured."""
-
-    def cell(row: str, clients: int, model: str = CXR) -> Cell:
-        return Cell(row, model, Picture.SMALL, clients)
 
     def throughput(sample: Sample) -> float:
         return sample.throughput
@@ -98,15 +114,9 @@ def ratios(figures: Figures) -> dict[str, Ratio]:
     def p50(sample: Sample) -> float:
         return sample.latency.p50
 
-    full = UNGATED.name
-    both_cores = cell("raw-decode", 2, DENSENET)
     found = {
-        "litserve_64": figures.ratio(cell(full, 64), cell("litserve", 64), throughput),
-        "litserve_16": figures.ratio(cell(full, 16), cell("litserve", 16), throughput),
-        "bare_64": figures.ratio(cell(full, 64), cell("bare", 64), throughput),
-        "p50_1": figures.ratio(cell(full, 1), cell("litserve", 1), p50),
-        "densenet_16": figures.ratio(cell(full, 16, DENSENET), both_cores, throughput),
-        "audit_64": figures.ratio(cell(full, 64), cell(NO_AUDIT.name, 64), throughput),
+        key: figures.ratio(above, below, p50 if key == "p50_1" else throughput)
+        for key, (above, below) in _PAIRS.items()
     }
     return {key: ratio for key, ratio in found.items() if ratio is not None}
 

@@ -84,8 +84,9 @@ class LimitSettings(Section):
     max_pixels: int = Field(default=40_000_000, ge=1024)  # a mammogram has about 28 million
     max_frames: int = Field(default=1000, ge=1)
     deadline_s: Seconds = 30.0  # of one inference; must stay below Serve's request_timeout_s
+    header_timeout_s: Seconds = 10.0  # by HAProxy, where `medai serve` starts it
     body_timeout_s: Seconds = 20.0
-    audit_timeout_s: Seconds = 2.0
+    audit_timeout_s: Seconds = 1.8  # so that a caller hears within 2 s that nothing was recorded
     max_in_progress: int = Field(default=256, ge=1, le=10_000)  # requests a gateway works on
     retry_after_s: int = Field(default=1, ge=1, le=3600)
 
@@ -126,6 +127,10 @@ class PrivacySettings(Section):
     pseudonym_key_file: Path | None = None  # 32 bytes or more; default `<home>/keys/pseudonym.key`
     pseudonym_key_version: int = Field(default=1, ge=1)
     burned_in_annotation: Literal["refuse", "review", "accept"] = "refuse"
+    secondary_capture: Literal["refuse", "review", "accept"] = (
+        "review"  # screenshots, scanned films
+    )
+    patient_mismatch: Literal["refuse", "review", "accept"] = "refuse"  # form and header differ
 
 
 class AuditSettings(Section):
@@ -136,6 +141,13 @@ class AuditSettings(Section):
     checkpoint_entries: int = Field(default=1000, ge=2, le=100_000)  # at most so many unsigned
     checkpoint_interval_s: Seconds = 10.0
     anchor_patience_s: Seconds = 900.0  # without an anchor for so long, nothing is recorded
+
+
+class ModelSettings(Section):
+    """How models are changed and looked after (docs/adr/0011)."""
+
+    golden_interval_s: Seconds = 86_400.0  # between two self-tests of a replica, beside its start
+    activation_timeout_s: Seconds = 120.0  # how long replicas may take to load a version
 
 
 class LogSettings(Section):
@@ -180,6 +192,7 @@ class Settings(BaseSettings):
     ratelimit: RateLimitSettings = RateLimitSettings()
     privacy: PrivacySettings = PrivacySettings()
     audit: AuditSettings = AuditSettings()
+    models: ModelSettings = ModelSettings()
     log: LogSettings = LogSettings()
     server: ServerSettings = ServerSettings()
 

@@ -27,6 +27,16 @@ RETRIES = 6
 
 def build(args: BuildArgs) -> Application:
     """The application. Ray validates `args` against `BuildArgs`, which refuses unknown keys."""
+    return compose(args)
+
+
+def compose(
+    args: BuildArgs,
+    *,
+    validator: type[Validator] = Validator,
+    audit_writer: type[AuditWriter] = AuditWriter,
+) -> Application:
+    """Wire the deployments. Other classes than the usual ones can be given by code only."""
     models = {
         name: serve.deployment(
             name=f"{MODEL_PREFIX}{name}",
@@ -38,14 +48,14 @@ def build(args: BuildArgs) -> Application:
         )(OnnxModel).bind(name, options.threads)
         for name, options in args.models.items()
     }
-    validator = serve.deployment(
+    screening = serve.deployment(
         name="Validator",
         max_ongoing_requests=64,
         max_queued_requests=512,
         ray_actor_options=SMALL,
         max_constructor_retry_count=RETRIES,
         user_config={},
-    )(Validator).bind(models)
+    )(validator).bind(models)
     audit = serve.deployment(
         name="AuditWriter",
         num_replicas=1,
@@ -58,7 +68,7 @@ def build(args: BuildArgs) -> Application:
         ray_actor_options=SMALL,
         max_constructor_retry_count=RETRIES,
         user_config={},
-    )(AuditWriter).bind()
+    )(audit_writer).bind()
     return serve.deployment(
         name="Gateway",
         max_ongoing_requests=1000,
@@ -66,4 +76,4 @@ def build(args: BuildArgs) -> Application:
         ray_actor_options=SMALL,
         max_constructor_retry_count=RETRIES,
         user_config={},
-    )(serve.ingress()(Gateway)).bind(validator, audit)
+    )(serve.ingress()(Gateway)).bind(screening, audit)

@@ -4,10 +4,7 @@ Errors are one line on standard error. Exit codes: 0 done, 1 refused or failed, 
 `medai audit verify` and `medai infer` have their own (see there).
 """
 
-import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +13,15 @@ from rich.console import Console
 
 from configs.settings import Settings
 from deployments import runs, runtime
-from deployments.commands import audit, db, users
+from deployments.commands import db, users
+from deployments.commands_audit import audit
+from deployments.commands_bench import bench
+from deployments.commands_doctor import doctor
 from deployments.commands_infer import infer
 from deployments.commands_models import initialise, models
-from registry.errors import Failed, MedAIError
-
-EXIT_REFUSED = 1
-CONFIG = "serve_config.yaml"
+from deployments.commands_models_check import check as check_model
+from deployments.reporting import reported
+from deployments.serving import CONFIG, become_server
 
 app = typer.Typer(
     name="medai",
@@ -37,11 +36,14 @@ Settings are `MEDAI_*` variables (`medai config show`), the topology is `serve_c
 )
 config = typer.Typer(no_args_is_help=True, help="Settings and topology.")
 app.add_typer(users, name="users")
+models.command("check")(check_model)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
 app.add_typer(db, name="db")
+app.add_typer(bench, name="bench")
 app.add_typer(config, name="config")
 app.command("infer")(infer)
+app.command("doctor")(doctor)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help=f"The topology; default: ./{CONFIG}.")
@@ -59,9 +61,7 @@ def init(
 @app.command("serve")
 def serve(config_file: ConfigFile = None) -> None:
     """Run the service until Ctrl-C or SIGTERM."""
-    from deployments.serving import serve_until_stopped  # noqa: PLC0415  # brings Ray along
-
-    serve_until_stopped(Settings.load(), config_file)
+    become_server(config_file)
 
 
 @app.command("demo")
@@ -102,19 +102,8 @@ def config_show() -> None:
 
 def main() -> None:
     """Run the command line; an error of ours is one line."""
-    try:
+    with reported():
         app()
-    except MedAIError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"medai: {error}", style="red" if isinstance(error, Failed) else "yellow"
-        )
-        sys.exit(EXIT_REFUSED)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader has gone (`medai ... | head`); do not complain while closing standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_REFUSED)
 
 
 if __name__ == "__main__":

@@ -106,11 +106,12 @@ class Client:
         """Let go of the connection."""
         self._http.close()
 
-    def login(self, username: str, password: str) -> None:
-        """Get an access token and use it from now on. Raises `Problem`."""
+    def login(self, username: str, password: str) -> str:
+        """Get an access token, use it from now on, and give it. Raises `Problem`."""
         form = {"username": username, "password": password}
-        answer = _checked(self._http.post("/auth/login", data=form))
-        self._http.headers["Authorization"] = f"Bearer {answer['access_token']}"
+        token = str(_checked(self._http.post("/auth/login", data=form))["access_token"])
+        self._http.headers["Authorization"] = f"Bearer {token}"
+        return token
 
     def logout(self) -> None:
         """End the token."""
@@ -204,6 +205,10 @@ class Client:
             headers=_keyed(key),
         )
         return cast("list[BatchItem]", _checked(response)["items"])
+
+    def health(self) -> dict[str, Any]:
+        """Every check; to an administrator also how the service stands. Raises `Problem`."""
+        return _checked(self._http.get("/health"))
 
     def is_ready(self) -> bool:
         """Whether the server is there and ready to answer."""

@@ -85,6 +85,7 @@ class Image(TypedDict):
     manufacturer: str
     manufacturer_model: str
     burned_in_annotation: str
+    secondary_capture: str
 
 
 class Inference(TypedDict):

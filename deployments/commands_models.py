@@ -3,14 +3,17 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
 from configs.settings import Settings
-from deployments.commands import complete, console, new_user, opened, record
+from deployments.commands import append, complete, console, new_user, opened, record
+from deployments.commands_identity import As, PasswordStdin, asked_password, identified, operator
+from deployments.inference.model_life import By, ModelLife
 from deployments.inference.registration import (
     BUNDLED_BY,
     bundled_directories,
@@ -22,13 +25,13 @@ from deployments.inference.registration import (
 )
 from registry.contract import Role
 from registry.errors import Conflict, NotFound
+from registry.events import AuditEvent
 from registry.lifecycle import ModelStatus
 from storage import schema
 from storage.models import ModelRepository, RegisteredModel
 from storage.signing_keys import load_keys
 
 ADMINISTRATOR = "admin"
-OPERATOR = "operator on the host"
 
 models = typer.Typer(no_args_is_help=True, help="Model versions.")
 
@@ -37,59 +40,105 @@ Directory = Annotated[
 ]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 Version = Annotated[str, typer.Argument(help="The version, such as 1.0.0.")]
-
-
-@models.command("check")
-def check(directory: Directory) -> None:
-    """Say whether a model is fit to be registered; change nothing."""
-    candidate = read_candidate(directory)
-    examine(candidate)
-    console.print(f"{candidate.card.name} {candidate.card.version} is fit to be registered")
+Timeout = Annotated[
+    float | None, typer.Option(help="How long replicas may take to load it, in seconds.", min=1)
+]
+T = TypeVar("T")
 
 
 @models.command("register")
-def register(directory: Directory) -> None:
+def register(directory: Directory, user: As = None, password_stdin: PasswordStdin = False) -> None:
     """Check a model, store its file and record it. It serves only once approved and activated."""
-    settings = Settings.load()
+    password = asked_password(user, from_stdin=password_stdin)
     candidate = read_candidate(directory)
-    examine(candidate)
-    install(candidate, settings.model_dir)
-    model, events = registration_events(candidate, by=OPERATOR)
-    complete(record(settings, events))
+    found = complete(
+        _act(lambda life, by: life.register(candidate, by), user=user, password=password)
+    )
+    model = found.model
     console.print(
-        f"registered {model.name} {model.version}; next: medai models approve "
+        f"registered {model.name} {model.version}; next, somebody else: medai models approve "
         f"{model.name} {model.version}"
     )
 
 
 @models.command("approve")
-def approve(name: Name, version: Version) -> None:
-    """Sign a validated version off."""
-    _move(name, version, ModelStatus.APPROVED)
+def approve(
+    name: Name, version: Version, user: As = None, password_stdin: PasswordStdin = False
+) -> None:
+    """Sign a validated version off. Not for who registered it: two people see each version."""
+    password = asked_password(user, from_stdin=password_stdin)
+    found = complete(
+        _act(lambda life, by: life.approve(name, version, by), user=user, password=password)
+    )
+    console.print(f"{name} {version} is {found.status}")
 
 
 @models.command("activate")
-def activate(name: Name, version: Version) -> None:
-    """Put an approved version in service; the one it replaces goes back to approved."""
-    _move(name, version, ModelStatus.ACTIVE)
+def activate(name: Name, version: Version, timeout_s: Timeout = None) -> None:
+    """Put an approved version in service; the one it replaces goes back to approved.
+
+    Every running replica loads it first, tests it and warms it up. Where one cannot, nothing
+    changes.
+    """
+    complete(_act(lambda life, by: life.activate(name, version, by), timeout_s=timeout_s))
+    console.print(f"{name} {version} is active")
+
+
+@models.command("rollback")
+def rollback(name: Name, timeout_s: Timeout = None) -> None:
+    """Put the version in service again that served before the present one."""
+    found = complete(_act(lambda life, by: life.rollback(name, by), timeout_s=timeout_s))
+    console.print(f"{name} {found.model.version} is active")
+
+
+@models.command("halt")
+def halt(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="A code, such as wrong-answers.")],
+) -> None:
+    """Have a model answer nothing from now on: 503 `model-halted`, within a second."""
+    complete(_act(lambda life, by: life.halt(name, reason, by)))
+    console.print(f"{name} is halted; to end it: medai models resume {name}")
+
+
+@models.command("resume")
+def resume(name: Name) -> None:
+    """Let a halted model answer again."""
+    complete(_act(lambda life, by: life.resume(name, by)))
+    console.print(f"{name} answers again")
 
 
 @models.command("retire")
 def retire(name: Name, version: Version) -> None:
     """Take a version out of use."""
-    _move(name, version, ModelStatus.RETIRED)
+    complete(_act(lambda life, by: life.retire(name, version, by)))
+    console.print(f"{name} {version} is retired")
+
+
+@models.command("replicas")
+def replicas(name: Name) -> None:
+    """What the running replicas of a model hold."""
+    table = Table("replica", "version", "state", "reason")
+    for one in complete(_act(lambda life, _: life.replicas(name))):
+        holding = one.holding
+        table.add_row(one.replica_id, one.model.version, holding.state, holding.reason or "")
+    console.print(table)
 
 
 @models.command("list")
 def list_models() -> None:
-    """Every registered version."""
+    """Every registered version; an active one of a halted model is shown as halted."""
     settings = Settings.load()
 
     async def read() -> Table:
         table = Table("name", "version", "status", "domain", "sha256")
         async with opened(settings) as database, database.reading() as session:
-            for known in await ModelRepository(session).listed():
-                row = (known.model.name, known.model.version, known.status)
+            repository = ModelRepository(session)
+            halts = (await repository.catalogue(settings.model_dir)).halts
+            for known in await repository.listed():
+                active = known.status is ModelStatus.ACTIVE
+                status = "halted" if active and known.model.name in halts else known.status
+                row = (known.model.name, known.model.version, status)
                 table.add_row(*row, known.card.clinical_domain, known.model.sha256[:16])
         return table
 
@@ -121,8 +170,8 @@ def _add_bundled(settings: Settings, directory: Path) -> str:
     examine(candidate)
     install(candidate, settings.model_dir)
     model, events = registration_events(candidate, by=BUNDLED_BY)
-    events.append(step(model, ModelStatus.VALIDATED, ModelStatus.APPROVED, by=OPERATOR))
-    events.append(step(model, ModelStatus.APPROVED, ModelStatus.ACTIVE, by=OPERATOR))
+    events.append(step(model, ModelStatus.VALIDATED, ModelStatus.APPROVED, by=operator().name))
+    events.append(step(model, ModelStatus.APPROVED, ModelStatus.ACTIVE, by=operator().name))
     complete(record(settings, events))
     return f"{name} active"
 
@@ -154,8 +203,38 @@ async def _version(settings: Settings, name: str, version: str) -> RegisteredMod
         return await ModelRepository(session).version(name, version)
 
 
-def _move(name: str, version: str, after: ModelStatus) -> None:
+async def _act(
+    act: Callable[[ModelLife, By], Awaitable[T]],
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    timeout_s: float | None = None,
+) -> T:
+    """Do one act against the settings' database, as the operator or as `user`."""
     settings = Settings.load()
-    known = complete(_version(settings, name, version))
-    complete(record(settings, [step(known.model, known.status, after, by=OPERATOR)]))
-    console.print(f"{name} {version}: {known.status} → {after}")
+    async with opened(settings) as database:
+        by = await identified(settings, database, user, password)
+
+        async def record(event: AuditEvent) -> None:
+            await append(database, event)
+
+        life = ModelLife(
+            database,
+            settings.model_dir,
+            record,
+            timeout_s=timeout_s or settings.models.activation_timeout_s,
+            progress=_Progress(),
+        )
+        return await act(life, by)
+
+
+class _Progress:
+    """Says how many replicas are ready, whenever that changes."""
+
+    def __init__(self) -> None:
+        self._said: tuple[int, int] | None = None
+
+    def __call__(self, ready: int, replicas: int) -> None:
+        if (ready, replicas) != self._said:
+            self._said = (ready, replicas)
+            console.print(f"{ready} of {replicas} replicas ready")

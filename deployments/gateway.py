@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from configs.settings import Settings
 from configs.topology import GatewayTuning
+from deployments import replica_counts
 from deployments.api.app import Services, create_app
 from deployments.api.health import HealthChecks
 from deployments.api.health_details import HostView
@@ -57,12 +58,14 @@ class Gateway:
             "audit": ReadyHop(audit, lost=AuditUnavailable).check,
             "models": ReadyHop(validator, lost=ModelUnavailable).check,
         }
+        self._replicas = replica_counts.of_this_application()
         view = HostView(
             settings.home_dir,
             self._database,
             self._catalogue.current,
             lambda: self._inference.admission.in_progress,
             {"validator": self._screening.depth, "audit": lambda: self._audit.batcher.depth},
+            self._replicas,
         )
         self._services = Services(
             inference=self._inference,
@@ -77,6 +80,8 @@ class Gateway:
             health=HealthChecks(checks, view),
             limits=limits,
             auth=settings.auth,
+            models=settings.models,
+            model_dir=settings.model_dir,
             rate_limits=RateLimits(settings.ratelimit),
             counts=Counts(instruments),
             metrics=MetricsPage.of_node(settings.server),
@@ -96,6 +101,8 @@ class Gateway:
         instruments.queue.set(self._screening.depth(), "validator")
         instruments.queue.set(self._audit.batcher.depth, "audit")
         show_models(instruments, self._catalogue.known())
+        for name, halted in self._catalogue.halted().items():
+            instruments.model_halted.set(halted, name)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -109,6 +116,7 @@ class Gateway:
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
+        await self._replicas.close()
         await self._catalogue.close()
         await self._database.close()
         await self._metrics.close()

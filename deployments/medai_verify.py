@@ -45,6 +45,8 @@ to verify the log:
   2. medai-verify log export.jsonl --anchors anchors.jsonl --vkey NAME+ID+KEY --save-state s.json
      (--vkey @FILE reads the key from a file)
   3. Next time have only what is new exported, and go on: --from-state s.json --save-state s.json
+  The segments of an archive are exports; give them in order, and the live log's export last:
+  medai-verify log archive/*.jsonl rest.jsonl --anchors anchors.jsonl --vkey NAME+ID+KEY
 to verify one result, or one entry:
   medai-verify evidence evidence.json --vkey NAME+ID+KEY
 
@@ -223,7 +225,7 @@ class LogCheck:
             self.resume(state)
         if any(key.name != self.origin for key in self.keys):
             raise Unverifiable("the keys are of different logs")
-        self.start = self.seq
+        self.start = self.known = self.seq  # verified before this run, and before this file
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on where an earlier verification ended well."""
@@ -281,11 +283,21 @@ class LogCheck:
                 self.check_head(self.anchor[1], "anchor")
             self.anchor = next(self.coming, None)
 
-    def export(self, lines: Iterator[str], anchors: Iterable[bytes] = ()) -> None:
-        """Walk the export, from its header to its end, and the anchors beside it."""
+    def exports(self, files: Iterable[Iterator[str]], anchors: Iterable[bytes] = ()) -> None:
+        """Walk exports that continue each other, and the anchors beside them."""
         self.coming = self.anchors(anchors)
         self.anchor = next(self.coming, None)
         self.reach(self.seq)
+        end, there = 0, self.seq
+        for lines in files:
+            self.known = self.seq
+            end, there = self.export(lines)
+            if self.seq < end:
+                break
+        self.finish(end, there)
+
+    def export(self, lines: Iterator[str]) -> tuple[int, int]:
+        """Walk one export; gives how far it should go by the database's word, and by its own."""
         try:
             header = json.loads(next(lines, ""))
             if header["medai_audit_export"] != 1 or tuple(header["columns"]) != NAMES:
@@ -294,8 +306,10 @@ class LogCheck:
             if header["origin"] != self.origin:
                 self.find(0, "genesis", f"the export is of the log {header['origin']!r}")
             if after > self.seq:
-                raise Unverifiable(f"the export begins after entry {after}: give --from-state")
-            if header["last"] >= after == self.start > 0 and header["previous"] != self.tip.hex():
+                raise Unverifiable(
+                    f"an export begins after entry {after}: give those before it, or --from-state"
+                )
+            if header["last"] >= after == self.known > 0 and header["previous"] != self.tip.hex():
                 self.find(after, "root", "the entry is not the one that was verified before")
             for line in lines:
                 if line.startswith('{"payload":'):
@@ -306,13 +320,13 @@ class LogCheck:
                     self.stored_head(line)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError):
             raise Unverifiable("this is not an export of the audit log") from None
-        self.finish(end, min(end, header["last"]))
+        return end, min(end, header["last"])
 
     def entry(self, line: str) -> None:
         text, payload, row = parts(line)
         seq = row[0]
-        if seq <= self.start:
-            if seq == self.start and row[12] != self.tip.hex():
+        if seq <= self.known:
+            if seq == self.known and row[12] != self.tip.hex():
                 self.find(seq, "root", "the entry is not the one that was verified before")
             return
         self.expect_no_record()
@@ -416,7 +430,7 @@ class LogCheck:
             self.check_head(note, "checkpoint")
         elif size > self.seq:
             self.heads.setdefault(size, []).append(note)
-        elif size > self.start or size == 0:
+        elif size > self.known or size == 0:
             self.find(size, "signature", "a checkpoint is out of order or has no size")
 
     def check_head(self, note: str, source: str) -> None:
@@ -624,16 +638,20 @@ def shown(item: Any) -> str:
 
 
 def verify_log(options: argparse.Namespace, keys: list[Key]) -> dict[str, Any]:
-    """Verify an export, with its anchors, from the beginning or from a state."""
+    """Verify exports, with their anchors, from the beginning or from a state."""
     check = LogCheck(keys, read_json(options.from_state) if options.from_state else None)
-    with (
-        options.export.open(encoding="utf-8", newline="\n") as export,
-        options.anchors.open("rb") if options.anchors else nullcontext(()) as anchors,
-    ):
-        check.export(export, anchors)
+    with options.anchors.open("rb") if options.anchors else nullcontext(()) as anchors:
+        check.exports(read_exports(options.export), anchors)
     if check.verdict == OK and options.save_state is not None:
         options.save_state.write_text(json.dumps(check.state()) + "\n", "utf-8")
     return check.report()
+
+
+def read_exports(paths: Iterable[Path]) -> Iterator[Iterator[str]]:
+    """Each file in turn, open while it is read."""
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            yield lines
 
 
 def verify_evidence(options: argparse.Namespace, keys: list[Key]) -> dict[str, Any]:
@@ -663,8 +681,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = root.add_subparsers(dest="command", required=True, parser_class=Parser)
-    log = commands.add_parser("log", help="verify an export of the log")
-    log.add_argument("export", type=Path, metavar="EXPORT", help="the export, JSON lines")
+    log = commands.add_parser("log", help="verify exports of the log")
+    log.add_argument(
+        "export",
+        type=Path,
+        metavar="EXPORT",
+        nargs="+",
+        help="an export, JSON lines; several that continue each other, oldest first",
+    )
     log.add_argument("--anchors", type=Path, metavar="FILE", help="the file of anchors")
     log.add_argument("--from-state", type=Path, metavar="FILE", help="go on from here")
     log.add_argument("--save-state", type=Path, metavar="FILE", help="where to go on next time")

@@ -1,46 +1,63 @@
-"""The model replica's Ray shell: see `inference.host` for what it does."""
+"""The model replica's Ray shell: `inference.versions` and `inference.replica` say what it does."""
 
 from configs.settings import Settings
 from configs.topology import ModelTuning
-from deployments.inference.catalogue_watch import read_catalogue
+from deployments.inference.catalogue_watch import CatalogueWatch, read_catalogue
 from deployments.inference.host import ModelHost
+from deployments.inference.replica import Replica
+from deployments.inference.versions import HeldVersions
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
+from registry.catalogue import Served
 from registry.contract import Scores, Tensors
+from storage.database import Database
 
 
 class OnnxModel:
-    """One ONNX Runtime session behind a dynamic batcher. Ready only after its golden case."""
+    """The versions of one model. Ready only after the golden case of the one that serves."""
 
     def __init__(self, name: str, threads: int) -> None:
         settings = Settings.load()
         logs = configure_logs(settings.log, component=f"model:{name}")
-        self._metrics = start_exporting(settings, f"model:{name}", logs)
-        served = read_catalogue(settings).active(name)
-        self._host = ModelHost(
-            served,
-            threads=threads,
-            deadline_s=settings.limits.deadline_s,
-            instruments=self._metrics.instruments,
+        self._database = Database(settings.database, settings.database_url)
+        self._metrics = start_exporting(settings, f"model:{name}", logs, self._database)
+        instruments, deadline_s = self._metrics.instruments, settings.limits.deadline_s
+
+        def load(served: Served) -> ModelHost:
+            return ModelHost(
+                served, threads=threads, deadline_s=deadline_s, instruments=instruments
+            )
+
+        watch = CatalogueWatch(self._database, settings.model_dir)
+        self._versions = HeldVersions(read_catalogue(settings).active(name), watch, load)
+        self._replica = Replica(
+            name,
+            self._versions,
+            watch,
+            self._database,
+            golden_interval_s=settings.models.golden_interval_s,
         )
+        self._replica.start()
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
-        self._host.reconfigure(ModelTuning.model_validate(user_config))
+        self._versions.reconfigure(ModelTuning.model_validate(user_config))
 
     async def score(self, tensors: Tensors) -> Scores:
         """The scores of each image, in order."""
-        return await self._host.score(tensors)
+        return await self._versions.score(tensors)
 
     async def ready(self, _: None = None) -> None:
         """Returns: a replica exists only after its golden case has passed."""
-        self._host.check_health()
+        self._versions.check_health()
 
     async def check_health(self) -> None:
         """Serve replaces a replica whose check fails."""
-        self._host.check_health()
+        self._versions.check_health()
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
-        await self._host.close()
+        await self._replica.close()
+        await self._versions.close()
+        await self._database.close()
         await self._metrics.close()

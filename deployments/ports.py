@@ -4,6 +4,8 @@ A Ray Serve that ends abruptly can leave its HAProxy behind, still listening and
 ever. It is recognised by its name and by its parent being gone.
 """
 
+from collections.abc import Collection
+
 import psutil
 
 from configs.settings import ServerSettings
@@ -12,8 +14,14 @@ from registry.errors import InvalidConfiguration, Violation
 INIT = 1  # the process that inherits orphans; a subreaper may take its place
 
 
-def refuse_taken_ports(server: ServerSettings) -> None:
-    """Raises `InvalidConfiguration`, naming the holder of each port that is taken."""
+def refuse_taken_ports(
+    server: ServerSettings, *, but_not_from: Collection[int] = frozenset()
+) -> None:
+    """See that the ports are free. `but_not_from`: ids of processes that may hold them.
+
+    Raises:
+        InvalidConfiguration: A port is taken; names the holder of each.
+    """
     wanted = {
         server.port: "MEDAI_SERVER__PORT",
         server.fallback_port: "MEDAI_SERVER__FALLBACK_PORT",
@@ -24,7 +32,7 @@ def refuse_taken_ports(server: ServerSettings) -> None:
     faults = [
         Violation(f"port {port}", _holder(pid), advice=_advice(pid, wanted[port]))
         for port, pid in sorted(listeners().items())
-        if port in wanted
+        if port in wanted and pid not in but_not_from
     ]
     if faults:
         raise InvalidConfiguration("a port is taken", tuple(faults))

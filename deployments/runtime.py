@@ -53,6 +53,9 @@ def flags(settings: Settings, run_dir: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # glibc keeps a heap for each of a process's many threads, most of them nearly empty: two
+        # are enough, and save 100 MB over all processes.
+        "MALLOC_ARENA_MAX": "2",
         # One thread a library: replicas and their threads are counted in serve_config.yaml.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -65,6 +68,16 @@ def apply(settings: Settings, run_dir: Path) -> dict[str, str]:
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     return {name: os.environ[name] for name in wanted}
+
+
+def overridden(settings: Settings, run_dir: Path) -> dict[str, str]:
+    """The switches that the operator has set to something else, with what they are set to."""
+    wanted = flags(settings, run_dir)
+    return {
+        name: os.environ[name]
+        for name, value in wanted.items()
+        if os.environ.get(name, value) != value
+    }
 
 
 def export(name: str, value: str) -> None:

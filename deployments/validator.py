@@ -1,5 +1,7 @@
 """The Validator's Ray shell: see `inference.predictor` for what it does."""
 
+from typing import ClassVar
+
 from configs.settings import Settings
 from configs.topology import ValidatorTuning
 from deployments.hops import Handle, ModelHop
@@ -13,13 +15,15 @@ from registry.contract import Upload, Verdict
 class Validator:
     """Decodes, measures and checks images, and asks the model. Any number of replicas."""
 
+    PREDICTOR: ClassVar[type[Predictor]] = Predictor
+
     def __init__(self, models: dict[str, Handle]) -> None:
         settings = Settings.load()
         logs = configure_logs(settings.log, component="validator")
         self._metrics = start_exporting(settings, "validator", logs)
         self._catalogue = CatalogueWatch.start(settings)
         self._models = ModelHop(models, timeout_s=settings.limits.deadline_s)
-        self._predictor = Predictor(
+        self._predictor = self.PREDICTOR(
             self._catalogue,
             self._models,
             limits=settings.limits,

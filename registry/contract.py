@@ -36,12 +36,17 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why there is no label, or why a person must look. Part of the API: never renamed."""
+    """Why there is no label, or why a person must look. Part of the API: never renamed.
 
-    BELOW_THRESHOLD = "BELOW_THRESHOLD"
-    OUT_OF_DOMAIN = "OUT_OF_DOMAIN"
-    OUTSIDE_INTENDED_USE = "OUTSIDE_INTENDED_USE"
-    INTENDED_USE_UNKNOWN = "INTENDED_USE_UNKNOWN"
+    A verdict tells its reasons in this order.
+    """
+
+    PATIENT_MISMATCH = "PATIENT_MISMATCH"  # the id beside the file is not the one in its header
+    OUT_OF_DOMAIN = "OUT_OF_DOMAIN"  # the gate model does not know this kind of image
+    OUTSIDE_INTENDED_USE = "OUTSIDE_INTENDED_USE"  # the header says what the card does not allow
+    INTENDED_USE_UNKNOWN = "INTENDED_USE_UNKNOWN"  # the header does not say what the card needs
+    PHI_IN_PIXELS = "PHI_IN_PIXELS"  # the pixels may show who the patient is
+    BELOW_THRESHOLD = "BELOW_THRESHOLD"  # no score reaches the card's threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +180,10 @@ class ImageFacts(Message):
     view: str = ""
     laterality: str = ""
     pixel_spacing_mm: float | None = None
-    manufacturer: str = ""
-    manufacturer_model: str = ""
+    manufacturer: str = ""  # once recorded: a name of `inference.manufacturers`
+    manufacturer_model: str = ""  # recorded only where the manufacturer is listed
     burned_in_annotation: str = ""
+    secondary_capture: str = ""  # by which attribute it is one; "" where it is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,10 +51,18 @@ class AuditAction(StrEnum):
     RESULTS_LISTED = "results.listed"
     AUDIT_READ = "audit.read"
     AUDIT_EXPORTED = "audit.exported"
+    AUDIT_ARCHIVED = "audit.archived"
+    KEY_ROTATED = "key.rotated"
+    PATIENT_ERASED = "patient.erased"
     MODEL_REGISTERED = "model.registered"
     MODEL_VALIDATED = "model.validated"
     MODEL_APPROVED = "model.approved"
+    MODEL_STAGED = "model.staged"
+    MODEL_ACTIVATION_REFUSED = "model.activation_refused"
     MODEL_ACTIVATED = "model.activated"
+    MODEL_ROLLED_BACK = "model.rolled_back"
+    MODEL_HALTED = "model.halted"
+    MODEL_RESUMED = "model.resumed"
     MODEL_RETIRED = "model.retired"
 
 
@@ -240,6 +248,52 @@ class ModelTransition(Message):
     by: str
 
 
+@dataclass(frozen=True, slots=True)
+class VersionStaged(Message):
+    """An approved version that replicas load, so that it can be activated.
+
+    It takes the place of one that is staged already, whose activation then ends with `Conflict`.
+    """
+
+    model: ModelRef
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionUnstaged(Message):
+    """A staged version that is not activated after all. Nothing where it is not staged."""
+
+    model: ModelRef
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceHalted(Message):
+    """A model name that answers nothing from now on. `NotFound` where there is no such name."""
+
+    name: str
+    reason: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceResumed(Message):
+    """A halted model name that answers again. `Conflict` where it is not halted."""
+
+    name: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatientErased(Message):
+    """A patient who is forgotten: results and log keep nothing that leads to the pseudonym.
+
+    `NotFound` where no result is the patient's.
+    """
+
+    pseudonym: str
+
+
 AccountChange: TypeAlias = (
     NewUser
     | TokenRevoked
@@ -252,7 +306,10 @@ AccountChange: TypeAlias = (
     | ResetIssued
     | PasswordSet
 )
-Change: TypeAlias = NewResult | NewModelVersion | ModelTransition | AccountChange
+ServiceChange: TypeAlias = VersionStaged | VersionUnstaged | ServiceHalted | ServiceResumed
+Change: TypeAlias = (
+    NewResult | NewModelVersion | ModelTransition | ServiceChange | PatientErased | AccountChange
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,14 @@
 Only an `active` version serves, and at most one version of a name is active. A version that another
 replaces goes back to `approved`, so that a rollback is an activation like any other. Every step not
 named here is refused (21 CFR 11.10(f), operational system checks).
+
+Beside its versions a model name has:
+
+    staged      the version that replicas load beside the one that serves, before the switch
+    previous    the version that served before the active one: where a rollback leads
+    halt        a reason for which nothing of this name answers, whatever is active
+
+(docs/adr/0011)
 """
 
 from enum import StrEnum
@@ -24,6 +32,14 @@ class ModelStatus(StrEnum):
     APPROVED = "approved"  # somebody other than the uploader has signed it off
     ACTIVE = "active"  # serves
     RETIRED = "retired"  # never again without a new approval
+
+
+class ReplicaState(StrEnum):
+    """How far one replica is with one version."""
+
+    LOADING = "loading"
+    READY = "ready"  # hash, golden case and warm-up are behind it
+    FAILED = "failed"
 
 
 STEPS: dict[ModelStatus, frozenset[ModelStatus]] = {

@@ -22,12 +22,12 @@ class Message:
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """The class, and its constructor's arguments."""
-        return type(self), _values_of(type(self))(self)
+        return type(self), _values_of(type(self))(self)  # type: ignore[arg-type]  # mypy: no hash
 
 
 @cache
-def _values_of(kind: type[Message]) -> Callable[[object], tuple[Any, ...]]:
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # a dataclass
+def _values_of(kind: type[Any]) -> Callable[[object], tuple[Any, ...]]:
+    names = [field.name for field in fields(kind)]
     if len(names) > 1:
         return attrgetter(*names)
 

@@ -17,15 +17,29 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.card import ModelCard
 from registry.contract import ModelRef
 from registry.errors import Conflict, IllegalTransition, InvalidModel, NotFound, Violation
-from registry.events import AccountChange, ModelTransition, NewModelVersion
+from registry.events import (
+    AccountChange,
+    ModelTransition,
+    NewModelVersion,
+    PatientErased,
+    ServiceChange,
+    ServiceHalted,
+    ServiceResumed,
+    VersionStaged,
+    VersionUnstaged,
+)
 from registry.lifecycle import ModelStatus, check_step
 from storage.account_changes import apply_to_accounts
+from storage.erasure import erase_patient
 from storage.hashchain import Json
 from storage.records import decimal, model_json
+from storage.service_changes import apply_to_services, switched, taken_out
 from storage.tables import ModelVersion
 
 # Results are not among them: they are many, read nothing, and are inserted a group at a time.
-Applied: TypeAlias = AccountChange | NewModelVersion | ModelTransition
+Applied: TypeAlias = (
+    AccountChange | NewModelVersion | ModelTransition | ServiceChange | PatientErased
+)
 
 
 async def apply(session: AsyncSession, change: Applied, *, at: datetime) -> dict[str, Json]:
@@ -35,13 +49,17 @@ async def apply(session: AsyncSession, change: Applied, *, at: datetime) -> dict
         Conflict: A constraint or another's change stands in the way.
         IllegalTransition: The model version's status does not allow the step.
         InvalidModel: The card is not that of this version.
-        NotFound: No such model version.
+        NotFound: No such model version, or no result of the patient.
     """
     match change:
         case NewModelVersion():
             return await _new_model_version(session, change, at)
         case ModelTransition():
             return await _model_transition(session, change, at)
+        case VersionStaged() | VersionUnstaged() | ServiceHalted() | ServiceResumed():
+            return await apply_to_services(session, change, at=at)
+        case PatientErased():
+            return await erase_patient(session, change)
         case _:
             return await apply_to_accounts(session, change, at=at)
 
@@ -88,9 +106,13 @@ async def _model_transition(
     replaced = None
     if change.after is ModelStatus.ACTIVE:
         replaced = await _step_back(session, change.model, at)
+        await switched(session, change.model, replaced)
+    elif change.after is ModelStatus.RETIRED:
+        await taken_out(session, change.model)
     values: dict[str, object] = {"status": change.after, "status_changed_at": at}
     signed_off = change.after is ModelStatus.APPROVED and change.before is not ModelStatus.ACTIVE
     if signed_off:
+        await _refuse_the_uploader(session, change)
         values["approved_by"] = change.by
     moved = await session.execute(
         update(ModelVersion)
@@ -112,13 +134,31 @@ async def _model_transition(
         "before": str(change.before),
         "after": str(change.after),
         "by": change.by,
-        "replaced": replaced,
+        "replaced": None if replaced is None else model_json(replaced),
     }
 
 
-async def _step_back(
-    session: AsyncSession, model: ModelRef, at: datetime
-) -> dict[str, Json] | None:
+async def _refuse_the_uploader(session: AsyncSession, change: ModelTransition) -> None:
+    """Two people see a version before it serves (21 CFR 11.10(j), IEC 62304 8.2.1)."""
+    uploader = await session.scalar(
+        select(ModelVersion.registered_by).where(ModelVersion.id == change.model.id)
+    )
+    if uploader == change.by:
+        raise IllegalTransition(
+            "who registered a version cannot approve it",
+            (
+                Violation(
+                    "approved_by",
+                    change.by,
+                    "anybody else",
+                    "have a second person approve it: `medai models approve --as USER` asks an"
+                    " administrator's password, `medai users add` makes one",
+                ),
+            ),
+        )
+
+
+async def _step_back(session: AsyncSession, model: ModelRef, at: datetime) -> ModelRef | None:
     """Move the version that serves under this name back to approved, if there is one."""
     moved = await session.execute(
         update(ModelVersion)
@@ -133,7 +173,7 @@ async def _step_back(
     row = moved.first()
     if row is None:
         return None
-    return model_json(ModelRef(row.id, model.name, row.version, row.file_hash))
+    return ModelRef(row.id, model.name, row.version, row.file_hash)
 
 
 async def _refusal(

@@ -26,6 +26,8 @@ from registry.events import (
     ModelTransition,
     NewModelVersion,
     NewResult,
+    VersionStaged,
+    VersionUnstaged,
 )
 from storage.chain import Chain
 from storage.changes import Applied, apply
@@ -34,6 +36,8 @@ from storage.records import Record, record_of, rfc3339
 from storage.tables import Table
 
 FORMAT = 1
+
+_OF_A_VERSION = (NewResult, NewModelVersion, ModelTransition, VersionStaged, VersionUnstaged)
 
 _INSERTS = tuple(
     insert(Table.metadata.tables[name])
@@ -191,6 +195,6 @@ def _add_record(rows: Rows, draft: Draft, record: Record) -> None:
 def _model_of(event: AuditEvent) -> Any:
     """The id of the model version the event is about: that of its first change that names one."""
     for change in event.changes:
-        if isinstance(change, (NewResult, NewModelVersion, ModelTransition)):
+        if isinstance(change, _OF_A_VERSION):
             return change.model.id
     return None

@@ -52,13 +52,19 @@ _JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 async def export_log(
-    database: Database, *, after: int = 0, records: bool = True, software: str = ""
+    database: Database,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    records: bool = True,
+    software: str = "",
 ) -> AsyncIterator[bytes]:
     """The log from the entry after `after`, as pieces of whole lines.
 
     Args:
         database: Where the log is.
         after: How many entries the reader has already.
+        until: The last entry to give; None for all there are.
         records: Whether to give the stored results, too.
         software: What made the export.
 
@@ -71,6 +77,8 @@ async def export_log(
         last = (await session.scalar(select(func.max(AuditLog.seq)))) or 0
         previous = await session.scalar(select(_HASH).where(AuditLog.seq == after))
     origin, size = (state.origin, state.size) if state is not None else ("", last)
+    if until is not None:
+        size, last = min(size, until), min(last, until)
     header = {  # size: says audit_state; last: what is there; previous: the hash of entry `after`
         "medai_audit_export": FORMAT,
         "origin": origin,
@@ -88,7 +96,7 @@ async def export_log(
         page = await _page(database, after, size, records=records)
         more = len(page.entries) == PAGE
         last = page.entries[-1].seq if more else size
-        checkpoints = await _checkpoints(database, after, last if more else None)
+        checkpoints = await _checkpoints(database, after, last if more else until)
         yield "".join(_lines(page, checkpoints)).encode()
         after = last
 

@@ -85,7 +85,7 @@ CODES: Mapping[str, Coded] = {  # by the subject of an action, and by the action
     "server.start": Coded("110100", "110120", "E"),
     "server.stop": Coded("110100", "110121", "E"),
     "audit": Coded("110101", "", "R"),
-    "audit.erased": Coded("", "", "D"),
+    "patient.erased": Coded("110103", "", "D"),
     "login": Coded("110114", "110122", "E", "4"),
     "login.locked": Coded("110114", "110122", "E", "12"),
     "login.unlocked": _USER,

@@ -19,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.contract import Receipt
 from registry.errors import AuditUnavailable, Violation
+from registry.events import AuditAction
 from storage.database import Database
 from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
 from storage.notes import Note, VerifierKey, open_rotation
 from storage.tables import AuditLog, AuditState
 
 PAGE = 1000
-KEY_ROTATED = "key.rotated"  # the action of the entry in which the signing key changes
 
 
 class Diverged(Exception):
@@ -157,7 +157,7 @@ class _Walk:
                 raise Diverged("an entry is not the one that was recorded", f"entry {row.seq}")
             if self._newest is not None and seq == self._newest.seq:
                 self._check_newest(tip)
-            if row.action == KEY_ROTATED:
+            if row.action == AuditAction.KEY_ROTATED:
                 self._rotations.append(_rotation(seq, row.payload, self._origin))
             self._frontier.append(leaf)
             self._tip = tip

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.card import ModelCard
@@ -14,7 +15,7 @@ from registry.catalogue import Catalogue, Served
 from registry.contract import ModelRef
 from registry.errors import InvalidModel, NotFound, Violation
 from registry.lifecycle import ModelStatus
-from storage.tables import ModelVersion
+from storage.tables import ModelService, ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ class RegisteredModel:
     status_changed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """How a model name is served: see `registry.lifecycle`."""
+
+    name: str
+    active: RegisteredModel | None
+    staged: RegisteredModel | None = None
+    previous: RegisteredModel | None = None
+    halt_reason: str | None = None
+    halted_at: datetime | None = None
+
+
 class ModelRepository:
     """The model versions, in the caller's transaction.
 
@@ -43,11 +56,63 @@ class ModelRepository:
         self._session = session
 
     async def catalogue(self, model_dir: Path) -> Catalogue:
-        """The versions that serve, with their files' absolute paths under `model_dir`."""
-        rows = await self._session.scalars(
-            select(ModelVersion).where(ModelVersion.status == ModelStatus.ACTIVE)
+        """What serves, is staged and is halted; files by their absolute paths under `model_dir`."""
+        rows = await self._session.execute(
+            select(ModelVersion, ModelService.halt_reason)
+            .outerjoin(ModelService, ModelService.model_name == ModelVersion.model_name)
+            .where(
+                or_(
+                    ModelVersion.status == ModelStatus.ACTIVE,
+                    ModelVersion.id == ModelService.staged_id,
+                )
+            )
         )
-        return Catalogue(_served(_registered(row), model_dir) for row in rows)
+        active: list[Served] = []
+        staged: list[Served] = []
+        halts: dict[str, str] = {}
+        for version, halt_reason in rows:
+            served = _served(_registered(version), model_dir)
+            (active if version.status == ModelStatus.ACTIVE else staged).append(served)
+            if halt_reason is not None:
+                halts[version.model_name] = halt_reason
+        return Catalogue(active, staged=staged, halts=halts)
+
+    async def servable(self, model_id: UUID, model_dir: Path) -> Served:
+        """A version that was signed off, by its id. Raises `NotFound`."""
+        row = await self._session.scalar(
+            select(ModelVersion).where(
+                ModelVersion.id == model_id,
+                ModelVersion.status.in_((ModelStatus.APPROVED, ModelStatus.ACTIVE)),
+            )
+        )
+        if row is None:
+            raise NotFound("no such model version")
+        return _served(_registered(row), model_dir)
+
+    async def service(self, name: str) -> ServiceState:
+        """How a model name is served. Raises `NotFound` where no version has it."""
+        rows = tuple(
+            await self._session.scalars(select(ModelVersion).where(ModelVersion.model_name == name))
+        )
+        if not rows:
+            raise NotFound("no such model", (Violation("model"),))
+        service = await self._session.get(ModelService, name)
+        by_id = {row.id: row for row in rows}
+        active = next((row for row in rows if row.status == ModelStatus.ACTIVE), None)
+
+        def known(row: ModelVersion | None) -> RegisteredModel | None:
+            return None if row is None else _registered(row)
+
+        if service is None:
+            return ServiceState(name, known(active))
+        return ServiceState(
+            name,
+            known(active),
+            known(by_id.get(service.staged_id)) if service.staged_id else None,
+            known(by_id.get(service.previous_id)) if service.previous_id else None,
+            service.halt_reason,
+            service.halted_at,
+        )
 
     async def version(self, name: str, version: str) -> RegisteredModel:
         """One version. Raises `NotFound`."""

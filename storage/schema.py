@@ -32,7 +32,9 @@ GRANTS = {
     "audit_logs": "SELECT, INSERT",
     "audit_state": "SELECT, INSERT, UPDATE",
     "audit_subjects": "SELECT, INSERT, DELETE",
-    "inference_results": "SELECT, INSERT",
+    "inference_results": "SELECT, INSERT, UPDATE (patient_id, request_digest)",  # to erase
+    "model_replicas": "SELECT, INSERT, UPDATE, DELETE",
+    "model_services": "SELECT, INSERT, UPDATE",
     "model_versions": "SELECT, INSERT, UPDATE",
     "password_resets": "SELECT, INSERT, DELETE",
     "refresh_tokens": "SELECT, INSERT, UPDATE, DELETE",

@@ -33,10 +33,12 @@ from cryptography.hazmat.primitives.serialization import (
 from registry.errors import InvalidConfiguration, Violation
 
 SETTING: Final = "MEDAI_AUTH__KEY_DIR"
+PENDING: Final = ".pending"  # the ending of a key that no entry may have named yet
 KEY_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 _KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DATED = re.compile(r"(\d{8})(?!\d)")
+_MADE = re.compile(r"(^|-)\d{8}-[0-9a-f]{8}$")  # what is added to a name that is no date
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,56 @@ def load_keys(directory: Path, *, generate: bool, today: date | None = None) -> 
     return KeySet(usable[-1], private[usable[-1]], public, created)
 
 
+def pending_key(directory: Path, *, after: str, today: date | None = None) -> Path:
+    """The file of the key that is to follow `after`; made where there is none.
+
+    It does not count as a key of the directory before `put_in_force`, so that a rotation which is
+    interrupted can be finished: nothing signs with it meanwhile, and it is not lost.
+
+    Raises:
+        InvalidConfiguration: The directory cannot be written, holds two such files, or no name
+            sorts after `after`.
+    """
+    pending = sorted(directory.glob(f"*{PENDING}"))
+    if len(pending) > 1:
+        raise _refused(
+            "more than one key waits to follow",
+            measured=", ".join(file.name for file in pending),
+            limit="one",
+            advice="remove those that no key.rotated entry names",
+        )
+    if pending:
+        return pending[0]
+    kid = _following(after, today or datetime.now(UTC).date())
+    file = directory / f"{kid}{PENDING}"
+    try:
+        _write_key(file)
+    except OSError:
+        raise _unwritable() from None
+    return file
+
+
+def read_key(file: Path) -> Ed25519PrivateKey:
+    """One Ed25519 key. Raises `InvalidConfiguration` where it is none, or others may read it."""
+    try:
+        return _read(file)
+    except OSError:
+        raise _refused(
+            "a key file cannot be read", measured=file.name, advice="name one that is there"
+        ) from None
+
+
+def put_in_force(file: Path) -> Path:
+    """Give a pending key its final name: from now on it is the directory's last, and signs."""
+    final = file.with_name(f"{file.name.removesuffix(PENDING)}.pem")
+    try:
+        file.rename(final)
+        _sync(file.parent)
+    except OSError:
+        raise _unwritable() from None
+    return final
+
+
 def jwks(keys: KeySet) -> dict[str, list[dict[str, str]]]:
     """The public keys as a JSON Web Key Set (RFC 7517; RFC 8037 §2 for Ed25519)."""
     return {
@@ -113,6 +165,21 @@ def _key_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.pem")) if directory.is_dir() else []
 
 
+def _following(kid: str, today: date) -> str:
+    """A new key id that sorts after `kid`, because the last by name signs."""
+    dated, more = f"{today:%Y%m%d}-{secrets.token_hex(4)}", secrets.token_hex(4)
+    base = _MADE.sub("", kid)
+    for name in (dated, f"{base}-{dated}", f"{kid}-{more}"):
+        if name > kid and _KID.fullmatch(name):
+            return name
+    raise _refused(
+        "no name is left that sorts after the present key's",
+        measured=kid,
+        limit="64 characters",
+        advice="make a key yourself and name it",
+    )
+
+
 def _create(directory: Path, today: date) -> bool:
     """Make a key unless another process has just made one: replicas start at the same time."""
     try:
@@ -126,24 +193,40 @@ def _create(directory: Path, today: date) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _key_files(directory):
             return False
-        pem = Ed25519PrivateKey.generate().private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
         name = directory / f"{today:%Y%m%d}-{secrets.token_hex(4)}"
-        descriptor = os.open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(descriptor)
+        _write_key(Path(f"{name}.new"))
         Path(f"{name}.new").rename(f"{name}.pem")
         os.fsync(lock)
     except OSError:
-        raise _refused(
-            "the signing key cannot be written", advice="make the key directory writable"
-        ) from None
+        raise _unwritable() from None
     finally:
         os.close(lock)
     return True
+
+
+def _write_key(file: Path) -> None:
+    """A new key in a new file, on the disk when this returns."""
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_MODE)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(pem)
+        stream.flush()
+        os.fsync(descriptor)
+    _sync(file.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable() -> InvalidConfiguration:
+    return _refused("the signing key cannot be written", advice="make the key directory writable")
 
 
 def _read(file: Path) -> Ed25519PrivateKey:

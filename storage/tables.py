@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from registry.contract import Outcome, Role
-from registry.lifecycle import ModelStatus
+from registry.lifecycle import ModelStatus, ReplicaState
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -115,6 +115,39 @@ class ModelVersion(Table):
             "confidence_threshold >= 0 AND confidence_threshold <= 1", name="threshold_range"
         ),
     )
+
+
+class ModelService(Table):
+    """How one model name is served, beside which version is active: see `registry.lifecycle`."""
+
+    __tablename__ = "model_services"
+
+    model_name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    staged_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
+    previous_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
+    halt_reason: Mapped[str | None] = mapped_column(String(64))
+    halted_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("(halt_reason IS NULL) = (halted_at IS NULL)", name="halt_is_whole"),
+    )
+
+
+class ModelReplica(Table):
+    """What one replica holds of one version, as it says itself. Not a record: it may be lost."""
+
+    __tablename__ = "model_replicas"
+
+    replica_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_version_id: Mapped[UUID] = mapped_column(
+        ForeignKey("model_versions.id"), primary_key=True
+    )
+    model_name: Mapped[str] = mapped_column(String(63), index=True)
+    state: Mapped[ReplicaState] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(255))
+    heartbeat_at: Mapped[datetime]
+
+    __table_args__ = (one_of("state", ReplicaState),)
 
 
 class User(Table):

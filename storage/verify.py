@@ -11,6 +11,7 @@ from sqlalchemy import String, cast, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.database import Database
+from storage.erasure import check_erasures
 from storage.findings import Findings, Flaw, Problem
 from storage.tables import AuditState, Table
 from storage.verify_log import COLUMNS, LogWalk
@@ -50,7 +51,8 @@ async def verify(database: Database) -> Report:
     findings = Findings()
     async with database.reading() as session:
         walk = await _walk(session, findings)
-        await check_results(session, findings)
+        committed = await check_results(session, findings)
+        await check_erasures(session, committed, walk.changes, findings)
         await check_registry(session, walk.changes, findings)
         await check_users(session, walk.changes, findings)
     return Report(

@@ -37,18 +37,24 @@ _RESULT_NAMES = tuple(column.name for column in _RESULTS.c)
 _VALIDATION_NAMES = tuple(column.name for column in _VALIDATIONS.c)
 
 
-async def check_results(session: AsyncSession, findings: Findings) -> None:
-    """Every entry's result is there as recorded, and every result has its entry."""
+async def check_results(session: AsyncSession, findings: Findings) -> int:
+    """Every entry's result is there as recorded, and every result has its entry.
+
+    Returns:
+        How many of the entries commit to a patient.
+    """
+    committed = 0
     async for rows in _recorded(session):
         for row in rows:
             try:
-                _check_result(row, findings)
+                committed += _check_result(row, findings)
             except (ValueError, KeyError, TypeError, AttributeError):
                 findings.add(row[0], Flaw.RECORD, "the result or its entry cannot be read")
     async for ids in _result_ids(session):
         for result_id, seq in ids:
             if seq is None:
                 findings.add(0, Flaw.UNRECORDED, f"result {result_id} has no entry")
+    return committed
 
 
 async def _recorded(session: AsyncSession) -> AsyncIterator[Sequence[Any]]:
@@ -94,15 +100,16 @@ async def _result_ids(session: AsyncSession) -> AsyncIterator[Sequence[Any]]:
         rows = (await session.execute(wanted.where(_RESULTS.c.id > rows[-1].id))).all()
 
 
-def _check_result(row: Any, findings: Findings) -> None:
+def _check_result(row: Any, findings: Findings) -> bool:
+    """Gives whether the entry commits to a patient."""
     seq, payload, salt, subject, *values = row
     result = dict(zip(_RESULT_NAMES, values, strict=False))
     validation = dict(zip(_VALIDATION_NAMES, values[len(_RESULT_NAMES) :], strict=True))
-    if result["id"] is None:
-        findings.add(seq, Flaw.MISSING, "the result's row is gone")
-        return
     entry = orjson.loads(payload)
     commit = entry["subject_commit"]
+    if result["id"] is None:
+        findings.add(seq, Flaw.MISSING, "the result's row is gone")
+        return commit is not None
     digest = record_hash(
         result,
         validation if validation["id"] is not None else None,
@@ -115,6 +122,7 @@ def _check_result(row: Any, findings: Findings) -> None:
         findings.add(seq, Flaw.SUBJECT, "the result's patient is not that of the log")
     elif patient is not None and subject_commit(salt, patient).hex() != commit:
         findings.add(seq, Flaw.SUBJECT, "the patient is not the one that was committed to")
+    return commit is not None
 
 
 async def check_registry(session: AsyncSession, changes: Changes, findings: Findings) -> None:

@@ -84,6 +84,7 @@ class ImageDetails(Answered):
     manufacturer: str
     manufacturer_model: str
     burned_in_annotation: str
+    secondary_capture: str = Field(description="by which attribute of the header it is one")
 
 
 class RecordedInference(Answered):

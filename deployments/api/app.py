@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from configs.settings import AuthSettings, LimitSettings, ServerSettings
+from configs.settings import AuthSettings, LimitSettings, ModelSettings, ServerSettings
 from deployments.api import (
     account,
     admin,
@@ -24,6 +25,7 @@ from deployments.api import (
     health,
     infer,
     metrics,
+    model_admin,
     models,
     result_list,
     results,
@@ -48,10 +50,12 @@ from deployments.api.tokens import AccessTokens
 from deployments.api.trail import Trail
 from deployments.api.uploads import Uploads
 from deployments.api.user_administration import UserAdministration
+from deployments.inference.model_life import ModelLife
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import AuditTrail, InferenceService
 from deployments.telemetry.metrics import Instruments
 from deployments.telemetry.metrics_exposition import MetricsPage
+from registry.events import AuditEvent
 from storage.database import Database
 
 
@@ -73,6 +77,8 @@ class Services:
     health: HealthChecks
     limits: LimitSettings
     auth: AuthSettings
+    models: ModelSettings
+    model_dir: Path
     rate_limits: RateLimits
     counts: Counts = field(default_factory=lambda: Counts(Instruments("gateway")))
     metrics: MetricsPage = field(default_factory=lambda: MetricsPage.of_node(ServerSettings()))
@@ -121,6 +127,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         auth.routes(login, refresh, services.rate_limits),
         account.routes(refresh, changes, services.tokens.keys),
         users.routes(administration),
+        model_admin.routes(_model_life(services, trail)),
         admin.routes(),
         audit_log.routes(services.database, trail),
         health.routes(services.health),
@@ -151,6 +158,26 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
     )
     app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
+
+
+def _model_life(services: Services, trail: Trail) -> ModelLife:
+    async def record(event: AuditEvent) -> None:
+        await trail.record(
+            event.action,
+            event.description,
+            event.actor,
+            outcome=event.outcome,
+            request_id=event.request_id,
+            context=event.context,
+            changes=event.changes,
+        )
+
+    return ModelLife(
+        services.database,
+        services.model_dir,
+        record,
+        timeout_s=min(services.models.activation_timeout_s, model_admin.ANSWER_WITHIN_S),
+    )
 
 
 def _lifespan(

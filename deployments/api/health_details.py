@@ -35,6 +35,25 @@ class ServedModel(BaseModel):
     version: str = Field(examples=["1.0.0"])
 
 
+class ReplicaCount(BaseModel):
+    """The replicas of one deployment."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    running: int = Field(ge=0, examples=[2])
+    wanted: int = Field(ge=0, examples=[2], description="by the topology and the present load")
+
+
+class ReplicaDetails(BaseModel):
+    """The replicas of the whole application, on every node."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    deployments: dict[str, ReplicaCount] | None = Field(description="null where it is not known")
+    reason: str | None = Field(description="why it is not known, or was not at the last asking")
+    age_s: float | None = Field(ge=0, description="how old the counts are")
+
+
 class HealthDetails(BaseModel):
     """One gateway, its process and its host."""
 
@@ -49,6 +68,7 @@ class HealthDetails(BaseModel):
     queues: dict[str, int] = Field(description="what waits for another deployment")
     database: ConnectionDetails
     models: list[ServedModel]
+    replicas: ReplicaDetails
 
 
 class HostView:
@@ -60,6 +80,7 @@ class HostView:
         catalogue: Gives the present picture of the active versions.
         in_progress: How many requests for inference are worked on.
         queues: How much waits, by the name of what it waits for.
+        replicas: The last count of the replicas; must not wait for anybody.
     """
 
     def __init__(
@@ -69,6 +90,7 @@ class HostView:
         catalogue: Callable[[], Catalogue],
         in_progress: Callable[[], int],
         queues: Mapping[str, Callable[[], int]],
+        replicas: Callable[[], ReplicaDetails],
     ) -> None:
         # Made at the first start; until then, what it will be made in tells the same.
         self._home = next(place for place in (home, *home.parents) if place.exists())
@@ -76,6 +98,7 @@ class HostView:
         self._catalogue = catalogue
         self._in_progress = in_progress
         self._queues = queues
+        self._replicas = replicas
         self._process = psutil.Process()
         self._process.cpu_percent()  # the first call only begins to measure
         psutil.cpu_percent()
@@ -99,4 +122,5 @@ class HostView:
                 fault=state.fault,
             ),
             models=[ServedModel(name=model.name, version=model.version) for model in served],
+            replicas=self._replicas(),
         )

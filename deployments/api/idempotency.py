@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -27,6 +27,7 @@ import orjson
 from starlette.requests import Request
 
 from deployments.api.batch_form import MAX_IMAGES
+from deployments.inference.screening import refusal_again
 from deployments.inference.service import Answer, ImageRequest, InferenceService
 from registry.card import ModelCard
 from registry.catalogue import Served
@@ -66,7 +67,9 @@ REPLAYED_HEADER: Final = {
 
 
 def key_of(request: Request) -> str | None:
-    """The key that the request comes with, if it does.
+    """What stands for the key that the request comes with, if it does: its SHA-256, in hex.
+
+    A caller may make his keys of a patient's name or number, so the key itself is not kept.
 
     Raises:
         ValidationFailed: It is not 1 to 128 visible ASCII characters, or there are two.
@@ -77,7 +80,7 @@ def key_of(request: Request) -> str | None:
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         limit = f"1 to {MAX_KEY} visible ASCII characters, once"
         raise ValidationFailed("the key is not one", (Violation(f"header.{HEADER}", limit=limit),))
-    return keys[0]
+    return hashlib.sha256(keys[0].encode()).hexdigest()
 
 
 class Replays:
@@ -210,7 +213,7 @@ def _digest(requests: Sequence[ImageRequest]) -> bytes:
 
 def replayed(stored: StoredResult, card: ModelCard) -> Answer:
     """The answer that was recorded. Of the times, those that were."""
-    error = _error(stored)
+    error = _error(stored, card)
     verdict = Verdict(
         outcome=stored.outcome,
         facts=stored.facts,
@@ -231,20 +234,13 @@ def replayed(stored: StoredResult, card: ModelCard) -> Answer:
     return Answer(stored.result_id, stored.created_at, served, verdict, stored.receipt, timings)
 
 
-def _error(stored: StoredResult) -> MedAIError | None:
-    """The recorded refusal: its kind, and the rules of the image that were broken."""
-    if stored.error_code is None:
+def _error(stored: StoredResult, card: ModelCard) -> MedAIError | None:
+    """The recorded refusal. Where no rule of the image was measured, only its kind is recorded."""
+    code, validation = stored.error_code, stored.validation
+    if code is None:
         return None
-    checks: Mapping[str, Violation] = {
-        check.name: Violation(
-            check.name,
-            f"{check.measured} {check.unit}".strip(),
-            f"{check.limit} {check.unit}".strip(),
-            check.advice,
-        )
-        for check in (stored.validation.checks if stored.validation else ())
-        if not check.passed
-    }
-    kind = _ERRORS.get(stored.error_code, Internal)
+    if validation is not None and not validation.is_valid:
+        return refusal_again(validation, card.constraints, code)
+    kind = _ERRORS.get(code, Internal)
     refused = stored.outcome is Outcome.REJECTED
-    return kind("refused before, for the same reason" if refused else "", tuple(checks.values()))
+    return kind("refused before, for the same reason" if refused else "")

@@ -8,11 +8,18 @@ anything else could differ from what is served.
 
 import json
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from configs.settings import AuthSettings, DatabaseSettings, LimitSettings, RateLimitSettings
+from configs.settings import (
+    AuthSettings,
+    DatabaseSettings,
+    LimitSettings,
+    ModelSettings,
+    RateLimitSettings,
+)
 from deployments.api.app import Services, create_app
 from deployments.api.health import HealthChecks
 from deployments.api.passwords import Passwords
@@ -66,6 +73,8 @@ def document() -> dict[str, Any]:
         health=HealthChecks({}),
         limits=limits,
         auth=auth,
+        models=ModelSettings(),
+        model_dir=Path("models"),
         rate_limits=RateLimits(RateLimitSettings()),
     )
     described: dict[str, Any] = create_app(services).openapi()

@@ -22,6 +22,7 @@ class Permission(StrEnum):
 
     INFER = "inference.create"
     MODELS_READ = "models.read"
+    MODELS_MANAGE = "models.manage"
     RESULTS_READ = "results.read"  # one's own
     RESULTS_READ_ALL = "results.read-all"
     SESSION = "session.use"  # see and end one's own session, and set one's own password

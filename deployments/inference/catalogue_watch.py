@@ -1,4 +1,4 @@
-"""The present picture of the active versions, kept fresh from the database.
+"""The present picture of the models, kept fresh from the database.
 
 Every process that needs the catalogue has one watch. It refreshes in the background; while the
 database is away the last picture stays, because a model does not become wrong when the database
@@ -67,6 +67,13 @@ class CatalogueWatch:
             else tuple(catalogue.active(name).model for name in catalogue.names)
         )
 
+    def halted(self) -> dict[str, bool]:
+        """For each name with an active version, whether it is halted."""
+        catalogue = self._catalogue
+        return (
+            {} if catalogue is None else {name: name in catalogue.halts for name in catalogue.names}
+        )
+
     def served(self, model: ModelRef) -> Served:
         """The version with this id. Raises `ModelUnavailable` where it is not known here yet."""
         try:
@@ -76,17 +83,34 @@ class CatalogueWatch:
                 "this version is not known to the replica yet", retry_after_s=1
             ) from None
 
+    async def learn(self, model: ModelRef) -> Served:
+        """The version with this id, asked for where it is not known yet.
+
+        One process may see a switch half a second before another does. Raises `ModelUnavailable`
+        where there is no such version, or it cannot be asked for.
+        """
+        if model.id not in self._by_id:
+            try:
+                async with self._database.reading() as session:
+                    served = await ModelRepository(session).servable(model.id, self._model_dir)
+            except MedAIError:
+                return self.served(model)  # raises, unless it came meanwhile
+            self._remember(served)
+        return self.served(model)
+
     async def refresh(self) -> None:
         """Read the catalogue once. Raises `DatabaseUnavailable`."""
         async with self._database.reading() as session:
             catalogue = await ModelRepository(session).catalogue(self._model_dir)
-        for name in catalogue.names:
-            served = catalogue.active(name)
-            self._by_id.pop(served.model.id, None)  # the newest go last
-            self._by_id[served.model.id] = served
+        for served in catalogue.versions():
+            self._remember(served)
+        self._catalogue = catalogue
+
+    def _remember(self, served: Served) -> None:
+        self._by_id.pop(served.model.id, None)  # the newest go last
+        self._by_id[served.model.id] = served
         while len(self._by_id) > REMEMBERED:
             del self._by_id[next(iter(self._by_id))]
-        self._catalogue = catalogue
 
     async def _refresh_for_ever(self) -> None:
         while True:

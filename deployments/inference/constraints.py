@@ -8,8 +8,9 @@ header that does not say is not a header that agrees: for that, too, the card ha
 from dataclasses import dataclass
 
 from deployments.inference.decoded import PatientFacts
+from deployments.inference.manufacturers import listed
 from registry.card import Action, AllowedRange, AllowedValues, Constraints, ExcludedValues
-from registry.contract import Check, ImageFacts
+from registry.contract import Check, ImageFacts, Reason
 
 OLDEST_SHOWN = 89  # years: ages above are identifiers (HIPAA 164.514(b)(2)(i)(C))
 
@@ -18,10 +19,14 @@ _UNITS = {"patient_age_years": "years", "bit_depth": "bits", "pixel_spacing_mm":
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A check and what follows from it: `IGNORE` where it holds."""
+    """A check and what follows from it: `IGNORE` where it holds.
+
+    `reason` is what a verdict tells where the action is to abstain or to have a person look.
+    """
 
     check: Check
     action: Action
+    reason: Reason
 
 
 def check_constraints(
@@ -47,16 +52,27 @@ def check_constraints(
     ]
 
 
+def refuses(constraints: Constraints, broken: Check) -> bool:
+    """Whether an image is refused for this broken check. Every check that is no constraint does."""
+    rule = getattr(constraints, broken.name, None)
+    if rule is None:
+        return True
+    unknown = broken.code == f"{broken.name.upper()}_UNKNOWN"
+    return bool((rule.absent if unknown else rule.violated) is Action.REFUSE)
+
+
 def _apply(
     name: str, rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float | None
 ) -> Finding:
     if value is None:
         holds, action = rule.absent is Action.IGNORE, rule.absent
         code, advice = f"{name.upper()}_UNKNOWN", f"send an image whose header tells {name}"
+        reason = Reason.INTENDED_USE_UNKNOWN
     else:
         holds = _holds(rule, value)
         action = Action.IGNORE if holds else rule.violated
         code, advice = f"WRONG_{name.upper()}", "the model was not made for this; use another"
+        reason = Reason.OUTSIDE_INTENDED_USE
     check = Check(
         name=name,
         measured=_shown(name, value),
@@ -66,7 +82,7 @@ def _apply(
         unit=_UNITS.get(name, ""),
         advice="" if holds else advice,
     )
-    return Finding(check, action)
+    return Finding(check, action, reason)
 
 
 def _holds(rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float) -> bool:
@@ -74,7 +90,8 @@ def _holds(rule: AllowedValues | AllowedRange | ExcludedValues, value: str | flo
         return rule.allowed.holds(float(value))
     if isinstance(rule, AllowedValues):
         return str(value).upper() in rule.allowed
-    return str(value).upper() not in rule.excluded
+    # Firms write themselves in many ways: the text itself counts, and the name it stands for.
+    return not {str(value).upper(), listed(str(value)).upper()} & set(rule.excluded)
 
 
 def _limit(rule: AllowedValues | AllowedRange | ExcludedValues) -> str:
@@ -86,6 +103,8 @@ def _limit(rule: AllowedValues | AllowedRange | ExcludedValues) -> str:
 
 
 def _shown(name: str, value: str | float | None) -> str | float | None:
+    if name == "manufacturer" and isinstance(value, str):
+        return listed(value)
     if name == "patient_age_years" and isinstance(value, float):
         return "90 or over" if value > OLDEST_SHOWN else round(value, 1)
     return value

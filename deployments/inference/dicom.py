@@ -173,11 +173,33 @@ def read_dicom(
 
 
 def _transfer_syntax(body: bytes) -> UID:
-    """The transfer syntax, from the file meta group alone (explicit little endian, PS3.10 §7.1).
+    """The transfer syntax.
 
     Raises:
         UndecodableImage: There is none.
         UnsupportedMediaType: It is not in the list.
+    """
+    uid = transfer_syntax_of(body)
+    if uid in TRANSFER_SYNTAXES:
+        return uid
+    known = uid.name if uid.name != str(uid) else "not one of the standard"
+    raise UnsupportedMediaType(
+        "no decoder here reads this transfer syntax",
+        (
+            Violation(
+                "transfer_syntax",
+                known,
+                advice="send it as Explicit VR Little Endian or a JPEG family syntax",
+            ),
+        ),
+    )
+
+
+def transfer_syntax_of(body: bytes) -> UID:
+    """What the file names, from the file meta group alone (explicit little endian, PS3.10 §7.1).
+
+    Raises:
+        UndecodableImage: It names none.
     """
     position = 132
     while position + 8 <= len(body) and body[position : position + 2] == b"\2\0":
@@ -187,20 +209,7 @@ def _transfer_syntax(body: bytes) -> UID:
             length = int.from_bytes(body[position : position + 4], "little")
             position += 4
         if element == 0x0010:  # noqa: PLR2004  # (0002,0010) Transfer Syntax UID
-            uid = UID(body[position : position + length].decode("ascii", "replace").strip(" \0"))
-            if uid in TRANSFER_SYNTAXES:
-                return uid
-            known = uid.name if uid.name != str(uid) else "not one of the standard"
-            raise UnsupportedMediaType(
-                "no decoder here reads this transfer syntax",
-                (
-                    Violation(
-                        "transfer_syntax",
-                        known,
-                        advice="send it as Explicit VR Little Endian or a JPEG family syntax",
-                    ),
-                ),
-            )
+            return UID(body[position : position + length].decode("ascii", "replace").strip(" \0"))
         position += length
     raise UndecodableImage(
         "the file does not name its transfer syntax",

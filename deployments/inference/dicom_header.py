@@ -10,18 +10,22 @@ from datetime import date
 from typing import Any
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from deployments.inference.decoded import PatientFacts
+from deployments.inference.defined_terms import defined
 from registry.contract import ImageFacts
 
 HEADER = (
     "SpecificCharacterSet",
+    "ImageType",
     "SOPClassUID",
     "StudyDate",
     "AcquisitionDate",
     "ContentDate",
     "Modality",
+    "ConversionType",
     "Manufacturer",
     "ManufacturerModelName",
     "PatientID",
@@ -37,10 +41,10 @@ HEADER = (
     "BurnedInAnnotation",
 )
 
-_CODE = re.compile(r"[A-Z0-9 _]{1,16}")  # VR CS, PS3.5 §6.2
 _PRODUCT = re.compile(r"[A-Za-z0-9 .,&()/+_-]{1,64}")  # VR LO, without what names are written with
 _AGE = re.compile(r"(\d{3})([DWMY])")  # VR AS
 _DATE = re.compile(r"(\d{4})(\d{2})(\d{2})")  # VR DA
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame classes below it
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.436875, "Y": 365.2425}
 _MAX_AGE_YEARS = 130
 _MAX_ID_LENGTH = 64
@@ -78,6 +82,7 @@ def image_facts(
         manufacturer=_product(header, "Manufacturer"),
         manufacturer_model=_product(header, "ManufacturerModelName"),
         burned_in_annotation=_code(header, "BurnedInAnnotation"),
+        secondary_capture=_secondary_capture(header),
     )
 
 
@@ -92,14 +97,31 @@ def patient_facts(header: Dataset) -> PatientFacts:
 
 
 def _code(header: Dataset, keyword: str) -> str:
-    """A code string; the first of several; "" where it is absent or not a code string."""
+    """A defined term; the first of several; "" where it is absent, `UNLISTED` where it is none."""
     text = str(_first(header.get(keyword)) or "").strip(" \0").upper()
-    return text if _CODE.fullmatch(text) else ""
+    return defined(keyword, text)
 
 
 def _product(header: Dataset, keyword: str) -> str:
     text = str(_first(header.get(keyword)) or "").strip(" \0")
     return text if _PRODUCT.fullmatch(text) else ""
+
+
+def _secondary_capture(header: Dataset) -> str:
+    """The attribute by which the image was not made by a modality, but from another image.
+
+    The SOP class of secondary captures (PS3.3 A.8); a conversion type (0008,0064), which only they
+    have (C.8.6.1); or the second value of image type (0008,0008), SECONDARY (C.7.6.1.1.2). DERIVED
+    alone says nothing: a film that was processed for presentation is DERIVED, PRIMARY.
+    """
+    if f"{_uid(header.get('SOPClassUID'))}.".startswith(f"{_SECONDARY_CAPTURE}."):
+        return "SOP class"
+    if conversion := _code(header, "ConversionType"):
+        return f"conversion type {conversion}"
+    kinds = header.get("ImageType")
+    if isinstance(kinds, MultiValue) and len(kinds) > 1 and str(kinds[1]).strip() == "SECONDARY":
+        return "image type SECONDARY"
+    return ""
 
 
 def _uid(value: Any) -> str:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from configs.settings import LimitSettings
 from deployments.inference.guard_protocol import (
@@ -24,7 +25,9 @@ from deployments.inference.prepare import Prepared, Work
 from registry.errors import Internal, MedAIError, Overloaded, UndecodableImage, Violation
 
 MEMORY_BYTES = 1 << 30
-WALL_S = 10.0
+WALL_S = 8.0  # with the way there and back, an answer within 10 s
+SLOW_S = 0.5  # after which a file lets the next one begin
+MAX_SLOW = 1  # files beside those that have their turn: each may take a core and its memory
 GRACE_S = 20.0  # beyond the worker's own limit: for a cold start, and as a last resort
 _START = "from deployments.inference.guarded import main; main()"
 
@@ -38,7 +41,7 @@ class Guard:
 
     Args:
         limits: The most pixels and frames.
-        processes: How many files are decoded at once.
+        processes: How many files are decoded at once, beside one that is slow.
         max_queue: How many files may wait for their turn.
         memory_bytes: What a worker may take beyond what it starts with.
         wall_s: How long one file may take.
@@ -54,6 +57,7 @@ class Guard:
         wall_s: float = WALL_S,
     ) -> None:
         self.waiting = 0
+        self._slow = 0
         self._limits = limits
         self._max_queue = max_queue
         self._memory_bytes = memory_bytes
@@ -92,10 +96,8 @@ class Guard:
             await turns.acquire()
         finally:
             self.waiting -= 1
-        try:
+        with self._turn(turns):
             return await self._ask(work)
-        finally:
-            turns.release()
 
     def close(self) -> None:
         """End every process. Files being decoded get `Overloaded`."""
@@ -105,6 +107,28 @@ class Guard:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    @contextlib.contextmanager
+    def _turn(self, turns: asyncio.Semaphore) -> Iterator[None]:
+        """Hold a turn that was acquired, but not for as long as a slow file likes."""
+        gave_way = False
+
+        def give_way() -> None:
+            nonlocal gave_way
+            if self._slow < MAX_SLOW:
+                gave_way = True
+                self._slow += 1
+                turns.release()
+
+        timer = asyncio.get_running_loop().call_later(SLOW_S, give_way)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if gave_way:
+                self._slow -= 1
+            else:
+                turns.release()
 
     async def _ask(self, work: Work) -> Prepared:
         started = time.monotonic()

@@ -85,6 +85,15 @@ class ModelHost:
             raise Internal("the tensor is not of the card's shape")
         return await self.batcher.submit(tensors.pixels)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for an answer of this version."""
+        return not self.batcher.depth and not self.batcher.in_flight
+
+    async def self_test(self) -> None:
+        """Run the golden case between the batches. Raises `InvalidModel` where it fails."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._golden)
+
     def reconfigure(self, tuning: ModelTuning) -> None:
         """Take new limits without a restart."""
         self._max_batch_size = tuning.max_batch_size
@@ -112,10 +121,11 @@ class ModelHost:
         self._instruments.golden_tests.add(1, *version, "passed")
 
     async def close(self) -> None:
-        """Answer what waits, then end the threads."""
+        """Answer what waits, then end the threads and let the session's memory go."""
         await self.batcher.close()
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
         self._session.close()
+        del self._session  # what refers to this host in a circle would keep it until a collection
 
     async def _run(self, arrays: list[Pixels]) -> list[Scores]:
         loop = asyncio.get_running_loop()

@@ -63,7 +63,9 @@ class OnnxSession:
         spin: bool = False,
     ) -> None:
         self._card = card
-        self._session = _load(_verified(path, sha256), card, threads=threads, spin=spin)
+        self._session = load_session(
+            _verified(path, sha256), card.runtime.execution_providers, threads=threads, spin=spin
+        )
         _check_signature(self._session, card)
         self._watchdog = _Watchdog(deadline_s)
         shape = (1, card.input.channels, 1, 1)
@@ -100,15 +102,19 @@ class OnnxSession:
         scores[~np.isfinite(logits).all(axis=1)] = np.nan
         return scores
 
-    def golden(self) -> None:
-        """Run the card's golden case. Raises `InvalidModel`, every score that is off named."""
+    def golden(self) -> float:
+        """Run the card's golden case, and tell by how much the score that is most off is off.
+
+        Raises:
+            InvalidModel: A score is off by more than the card's tolerance; all such are named.
+        """
         case, spec = self._card.golden, self._card.input
         shape = (1, spec.channels, spec.height, spec.width)
         pixels = np.frombuffer(case.pixels(spec), np.uint8).reshape(shape)
         try:
             (scores,) = self.run(pixels)
         except Failed as error:
-            raise InvalidModel(f"the golden case did not run: {error.title}") from None
+            raise InvalidModel(f"the golden case did not run: {error.detail}") from None
         violations = tuple(
             Violation(
                 f"golden.scores.{label}",
@@ -121,6 +127,10 @@ class OnnxSession:
         )
         if violations:
             raise InvalidModel("the golden case fails", violations)
+        return max(
+            abs(float(score) - case.scores[label])
+            for label, score in zip(self._card.output.labels, scores, strict=True)
+        )
 
     def warm_up(self, batch_sizes: Iterable[int]) -> None:
         """Run once at each batch size, so that no caller pays for first allocations."""
@@ -180,9 +190,16 @@ def _verified(path: str, sha256: str) -> bytes:
     return content
 
 
-def _load(content: bytes, card: ModelCard, *, threads: int, spin: bool) -> ort.InferenceSession:
-    wanted, there = card.runtime.execution_providers, ort.get_available_providers()
-    missing = [name for name in wanted if name not in there]
+def load_session(
+    content: bytes, providers: tuple[str, ...], *, threads: int = 1, spin: bool = False
+) -> ort.InferenceSession:
+    """A session of a model's bytes, with exactly these execution providers.
+
+    Raises:
+        InvalidModel: A provider is missing or does not start, or ONNX Runtime refuses the file.
+    """
+    there = ort.get_available_providers()
+    missing = [name for name in providers if name not in there]
     if missing:
         raise InvalidModel(
             "an execution provider of the card is not installed",
@@ -190,7 +207,7 @@ def _load(content: bytes, card: ModelCard, *, threads: int, spin: bool) -> ort.I
                 Violation(
                     "runtime.execution_providers",
                     ", ".join(there),
-                    ", ".join(wanted),
+                    ", ".join(providers),
                     "install the ONNX Runtime build that has it, or change the card",
                 ),
             ),
@@ -206,14 +223,14 @@ def _load(content: bytes, card: ModelCard, *, threads: int, spin: bool) -> ort.I
         "session.model_external_initializers_file_folder_path", _NOWHERE
     )
     try:
-        session = ort.InferenceSession(content, options, providers=list(wanted))
+        session = ort.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # noqa: BLE001  # ONNX Runtime has no common root of its errors
-        raise InvalidModel(f"ONNX Runtime refuses the file ({type(error).__name__})") from None
+        raise InvalidModel(_refusal("ONNX Runtime refuses the file", error)) from None
     active = session.get_providers()
-    if not set(wanted) <= set(active):  # it falls back to the CPU with no more than a log line
+    if not set(providers) <= set(active):  # it falls back to the CPU with no more than a log line
         raise InvalidModel(
             "an execution provider of the card did not start",
-            (Violation("runtime.execution_providers", ", ".join(active), ", ".join(wanted)),),
+            (Violation("runtime.execution_providers", ", ".join(active), ", ".join(providers)),),
         )
     return session
 
@@ -264,4 +281,11 @@ def _activate(logits: NDArray[np.float32], activation: str) -> Scores:
 def _run_error(error: Exception, *, stopped: bool) -> Failed:
     if stopped:
         return InferenceTimeout("the model did not answer in time", retry_after_s=1)
-    return Internal(f"ONNX Runtime failed ({type(error).__name__})")
+    return Internal(_refusal("ONNX Runtime failed", error))
+
+
+def _refusal(what: str, error: Exception) -> str:
+    """The error's kind, never its text: that may quote the file. Want of memory has no kind."""
+    text = str(error)
+    starved = isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
+    return f"{what} ({'out of memory' if starved else type(error).__name__})"

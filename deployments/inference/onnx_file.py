@@ -1,7 +1,8 @@
 """A model file's facts, read without running it: the only file that imports onnx.
 
 External data are never opened. Shapes are inferred for a batch of one, with the values of constants
-followed through (a `ConstantOfShape` of four gigabytes is 121 bytes of file).
+followed through (a `ConstantOfShape` of four gigabytes is 121 bytes of file). Names are cut and
+made printable: they are shown on a terminal, and a file may hold anything.
 """
 
 import math
@@ -14,6 +15,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from registry.errors import InvalidModel, Violation
 from registry.inspection import MAX_FILE_BYTES, GraphFacts, TensorFacts
+
+MAX_NAME = 64  # characters of a name that is shown
 
 
 def inspect_file(path: Path) -> GraphFacts:
@@ -48,13 +51,17 @@ def graph_facts(model: ModelProto, *, size_bytes: int) -> GraphFacts:
     return GraphFacts(
         size_bytes=size_bytes,
         ir_version=model.ir_version,
-        opsets={opset.domain: opset.version for opset in model.opset_import},
+        opsets={_shown(opset.domain): opset.version for opset in model.opset_import},
         inputs=tuple(_facts(value) for value in model.graph.input if value.name not in weights),
         outputs=tuple(_facts(value) for value in model.graph.output),
-        operators=Counter((node.domain, node.op_type) for node in _nodes(model)),
-        functions=tuple(f"{function.domain}.{function.name}" for function in model.functions),
+        operators=Counter((_shown(node.domain), _shown(node.op_type)) for node in _nodes(model)),
+        functions=tuple(
+            _shown(f"{function.domain}.{function.name}") for function in model.functions
+        ),
         external=tuple(
-            tensor.name for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL
+            _shown(tensor.name)
+            for tensor in tensors
+            if tensor.data_location == TensorProto.EXTERNAL
         ),
         weight_bytes=sum(_bytes(tensor.data_type, tensor.dims) for tensor in tensors),
         activation_bytes=_activation_bytes(model),
@@ -108,10 +115,19 @@ def _tensors(model: ModelProto) -> Iterator[TensorProto]:
 def _facts(value: ValueInfoProto) -> TensorFacts:
     kind = value.type.tensor_type
     shape = tuple(
-        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
+        dimension.dim_value
+        if dimension.HasField("dim_value")
+        else _shown(dimension.dim_param) or None
         for dimension in kind.shape.dim
     )
-    return TensorFacts(value.name, _dtype(kind.elem_type), shape)
+    return TensorFacts(_shown(value.name), _dtype(kind.elem_type), shape)
+
+
+def _shown(name: str) -> str:
+    """A name as it may be shown: no control characters, of bounded length."""
+    if len(name) > MAX_NAME:
+        name = f"{name[:MAX_NAME]}..."
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _dtype(elem_type: int) -> str:
@@ -131,7 +147,7 @@ def _bytes(elem_type: int, shape: Iterator[int]) -> int:
 
 
 def _activation_bytes(model: ModelProto) -> int | None:
-    """All intermediate values of one image; None where a shape is only known at run time."""
+    """Inputs and intermediate values of one image; None where a shape is known only at run time."""
     single = ModelProto()
     single.CopyFrom(model)
     for value in single.graph.input:
@@ -143,7 +159,9 @@ def _activation_bytes(model: ModelProto) -> int | None:
     except Exception:  # noqa: BLE001  # a graph whose shapes do not add up; the session will say so
         return None
     total = 0
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
+    weights = {tensor.name for tensor in inferred.graph.initializer}
+    inputs = [value for value in inferred.graph.input if value.name not in weights]
+    for value in (*inputs, *inferred.graph.value_info, *inferred.graph.output):
         dimensions = value.type.tensor_type.shape.dim
         if not all(dimension.HasField("dim_value") for dimension in dimensions):
             return None

@@ -11,6 +11,7 @@ its batch-mates'; work on pixels never runs on the loop; nothing of a header sur
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from deployments.inference import screening
 from deployments.inference.gate import Gates
 from deployments.inference.guard import Guard
 from deployments.inference.prepare import Prepared, Work, file_facts, prepare
+from deployments.inference.privacy_checks import Patients
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.screening import Candidate
 from deployments.inference.signature import signature
@@ -49,6 +51,10 @@ class Versions(Protocol):
 
     def served(self, model: ModelRef) -> Served:
         """The version with this id. Raises `ModelUnavailable`."""
+        ...
+
+    async def learn(self, model: ModelRef) -> Served:
+        """The same, asked for where it is not known yet."""
         ...
 
     def current(self) -> Catalogue:
@@ -95,6 +101,7 @@ class Predictor:
 
     async def screen(self, uploads: list[Upload]) -> list[Verdict]:
         """A verdict for each upload, in order. Raises nothing on an image's account."""
+        await self._learn(uploads)
         stages = await self._prepare(uploads)
         gates = _groups(stages, lambda candidate: candidate.gate)
         await asyncio.gather(*(self._ask_gate(stages, group) for group in gates))
@@ -119,6 +126,12 @@ class Predictor:
         self._guard.close()
         self._threads.shutdown()
         self._gates.close()
+
+    async def _learn(self, uploads: list[Upload]) -> None:
+        """See that each version is known. One that is not becomes its images' own trouble later."""
+        for model in {upload.model for upload in uploads}:
+            with contextlib.suppress(ModelUnavailable):
+                await self._versions.learn(model)
 
     async def _prepare(self, uploads: list[Upload]) -> list[Stage]:
         """Steps 1 and 2. Light files share a few jobs: a job costs as much as decoding one."""
@@ -175,8 +188,8 @@ class Predictor:
     def _screen(
         self, upload: Upload, served: Served, gate: Served | None, prepared: Prepared
     ) -> Stage:
-        patient = upload.patient or self._pseudonyms.of(prepared.patient.id)
-        return screening.screen(served, gate, prepared, patient, self._privacy)
+        patients = Patients(upload.patient, self._pseudonyms.of(prepared.patient.id))
+        return screening.screen(served, gate, prepared, patients, self._privacy)
 
     async def _ask_gate(self, stages: list[Stage], group: Group) -> None:
         """Step 3: one run for all images of one gate."""

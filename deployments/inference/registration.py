@@ -1,7 +1,8 @@
 """From a directory with a card and a model file to a registered version.
 
     read        card.yaml is a valid card, the file's SHA-256 is the one it names
-    examine     the graph keeps the rules of `registry.inspection`, the golden case passes
+    examine     the graph keeps the rules of `registry.inspection`, and gives its golden case in a
+                limited process (`inference.trial`)
     install     the file is copied to `<model_dir>/<sha256>.onnx`, mode 0400
     events      what is recorded, in the steps of `registry.lifecycle`
 
@@ -14,21 +15,22 @@ import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Self
 
 import yaml
 from pydantic import ValidationError
 from uuid_utils.compat import uuid7
 
-from deployments.inference.onnx import OnnxSession
-from deployments.inference.onnx_file import inspect_file
+from deployments.inference.trial import try_model
+from deployments.inference.trial_protocol import Order
 from registry.card import ModelCard
 from registry.contract import ModelRef
 from registry.errors import InvalidModel, Violation
 from registry.events import CLI, AuditAction, AuditEvent, ModelTransition, NewModelVersion
-from registry.inspection import check_graph
 from registry.lifecycle import ModelStatus
 
 CARD = "card.yaml"
+MAX_CARD_BYTES = 1 << 20
 READ_ONLY = 0o400
 BUNDLED_BY = "medai-flow"
 
@@ -46,55 +48,70 @@ class Candidate:
         """The file's name in the model directory."""
         return f"{self.card.sha256}.onnx"
 
+    @classmethod
+    def of(cls, card: ModelCard, path: Path) -> Self:
+        """A card and a file. Raises `InvalidModel` where the file is not the one it describes."""
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size_bytes = path.stat().st_size
+        except OSError:
+            raise InvalidModel(
+                f"the model file {card.file} that the card names is missing"
+            ) from None
+        if digest != card.sha256:
+            raise InvalidModel(
+                "the file is not the one the card describes",
+                (Violation("sha256", digest, card.sha256, f"put the file's own hash into {CARD}"),),
+            )
+        return cls(card, path, size_bytes)
 
-def read_candidate(directory: Path) -> Candidate:
-    """The card and file of a directory. Raises `InvalidModel`, naming every fault of the card."""
+
+def read_candidate(directory: Path, card_file: Path | None = None) -> Candidate:
+    """The card and file of a directory; the card may lie elsewhere.
+
+    Raises:
+        InvalidModel: The card is missing or has faults, all of which are named; or the file is
+            missing, or another one.
+    """
+    card = read_card(card_file or directory / CARD)
+    return Candidate.of(card, directory / card.file)
+
+
+def read_card(path: Path) -> ModelCard:
+    """A card. Raises `InvalidModel`, naming every fault."""
     try:
-        document = yaml.safe_load((directory / CARD).read_text("utf-8"))
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise InvalidModel(f"{path.name} is too large for a card")
+        document = yaml.safe_load(path.read_text("utf-8"))
     except OSError:
         raise InvalidModel(
-            f"{directory.name} has no readable {CARD}",
+            f"{path.parent.name} has no readable {path.name}",
             (Violation("card", advice=f"give a directory that holds {CARD} and the model file"),),
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" near line {mark.line + 1}" if mark else ""
-        raise InvalidModel(f"{CARD} is not YAML{place}") from None
+        raise InvalidModel(f"{path.name} is not YAML{place}") from None
     try:
-        card = ModelCard.model_validate(document)
+        return ModelCard.model_validate(document)
     except ValidationError as error:
         faults = tuple(
             Violation(".".join(str(part) for part in fault["loc"]), advice=fault["msg"])
             for fault in error.errors()
         )
-        raise InvalidModel(f"{CARD} has {len(faults)} fault(s)", faults) from None
-    path = directory / card.file
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise InvalidModel(f"the model file {card.file} that the card names is missing") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != card.sha256:
-        raise InvalidModel(
-            "the file is not the one the card describes",
-            (Violation("sha256", digest, card.sha256, f"put the file's own hash into {CARD}"),),
-        )
-    return Candidate(card, path, len(content))
+        raise InvalidModel(f"{path.name} has {len(faults)} fault(s)", faults) from None
 
 
 def examine(candidate: Candidate) -> None:
-    """See that the model is fit to be registered.
+    """See that the model is fit to be registered: every check of `medai models check`.
 
     Raises:
-        InvalidModel: A rule is broken, or the golden case gives other scores.
+        InvalidModel: A rule is broken, the file cannot be run within the limits, or the golden case
+            gives other scores.
         ForbiddenOperator: The graph uses an operator outside the allow-list.
     """
-    check_graph(inspect_file(candidate.path), candidate.card)
-    session = OnnxSession(str(candidate.path), candidate.card, candidate.card.sha256)
-    try:
-        session.golden()
-    finally:
-        session.close()
+    try_model(Order(str(candidate.path.absolute()), candidate.card)).require()
 
 
 def install(candidate: Candidate, model_dir: Path) -> None:

@@ -10,16 +10,24 @@ Pure: no I/O, no clock. Every broken rule is named, not the first. Whatever is a
 review.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.settings import PrivacySettings
-from deployments.inference.constraints import Finding, check_constraints
+from deployments.inference.constraints import Finding, check_constraints, refuses
+from deployments.inference.manufacturers import UNLISTED, listed
 from deployments.inference.prepare import Prepared
+from deployments.inference.privacy_checks import (
+    BURNED_IN,
+    SECONDARY_CAPTURE,
+    Patients,
+    check_privacy,
+)
 from deployments.inference.quality import judge
-from registry.card import Action
+from registry.card import Action, Constraints
 from registry.catalogue import Served
 from registry.contract import (
     Check,
@@ -42,9 +50,7 @@ from registry.errors import (
     Violation,
 )
 
-BURNED_IN = "burned_in_annotation"
-_POLICY = {"refuse": Action.REFUSE, "review": Action.REVIEW, "accept": Action.IGNORE}
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame classes below it
+_SHOW_PATIENTS = frozenset({BURNED_IN, SECONDARY_CAPTURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ def screen(
     served: Served,
     gate: Served | None,
     prepared: Prepared,
-    patient: str | None,
+    patients: Patients,
     privacy: PrivacySettings,
 ) -> Candidate | Verdict:
     """Hold one image against its model's card. A `Verdict` where it is refused.
@@ -77,14 +83,14 @@ def screen(
         served: The version that shall answer.
         gate: Its gate, if it has one.
         prepared: The image.
-        patient: The patient's pseudonym.
-        privacy: What to do with burned-in annotation.
+        patients: The patient's pseudonyms.
+        privacy: The site's policy.
     """
     facts, card = prepared.facts, served.card
     quality, score = judge(prepared.measures, card.quality)
     findings = [
         *check_constraints(card.constraints, facts, prepared.patient),
-        *_burned_in(facts, privacy),
+        *check_privacy(facts, patients, privacy),
     ]
     refusing = [check for check in quality if not check.passed]
     refusing += [found.check for found in findings if found.action is Action.REFUSE]
@@ -93,12 +99,12 @@ def screen(
     abstains = any(found.action is Action.ABSTAIN for found in findings)
     verdict = Verdict(
         outcome=Outcome.ABSTAINED if abstains else Outcome.PREDICTED,
-        facts=facts,
+        facts=_recorded(facts),
         validation=Validation(is_valid=not refusing, score=score, checks=checks),
         threshold=card.confidence_threshold,
         needs_review=bool(reasons),
         reasons=reasons,
-        patient=patient,
+        patient=patients.recorded,
         decode_ms=prepared.decode_ms,
         validate_ms=prepared.measure_ms,
         preprocess_ms=prepared.preprocess_ms,
@@ -111,7 +117,7 @@ def screen(
         threshold=None,
         needs_review=False,
         reasons=(),
-        error=_refusal(refusing),
+        error=refusal(refusing),
     )
 
 
@@ -130,7 +136,7 @@ def after_gate(
         verdict,
         outcome=Outcome.ABSTAINED,
         needs_review=True,
-        reasons=(*verdict.reasons, Reason.OUT_OF_DOMAIN),
+        reasons=_in_order((*verdict.reasons, Reason.OUT_OF_DOMAIN)),
     )
 
 
@@ -191,42 +197,44 @@ def _ours(error: Exception) -> Failed:
 
 def _reasons(findings: list[Finding]) -> tuple[Reason, ...]:
     """Why a person must look, as far as the header tells."""
-    reasons = set()
-    for found in findings:
-        if found.action is Action.ABSTAIN and found.check.measured is not None:
-            reasons.add(Reason.OUTSIDE_INTENDED_USE)
-        elif found.action in (Action.ABSTAIN, Action.REVIEW):
-            reasons.add(Reason.INTENDED_USE_UNKNOWN)
-    return tuple(sorted(reasons))
+    shown = (Action.ABSTAIN, Action.REVIEW)
+    return _in_order(found.reason for found in findings if found.action in shown)
 
 
-def _burned_in(facts: ImageFacts, privacy: PrivacySettings) -> list[Finding]:
-    """The site's policy on patient data in the pixels: PS3.3 C.7.6.1.1.5, (0028,0301).
+def _in_order(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    told = set(reasons)
+    return tuple(reason for reason in Reason if reason in told)
 
-    A secondary capture (a scanned film, a screenshot) that does not say goes to a person, at least.
+
+def _recorded(facts: ImageFacts) -> ImageFacts:
+    """The facts without the header's free text."""
+    manufacturer = listed(facts.manufacturer)
+    if manufacturer in {"", UNLISTED}:
+        return replace(facts, manufacturer=manufacturer, manufacturer_model="")
+    return replace(facts, manufacturer=manufacturer)
+
+
+def refusal_again(validation: Validation, constraints: Constraints, code: str) -> Rejected:
+    """The refusal that a recorded validation was answered with.
+
+    Args:
+        validation: The record.
+        constraints: Of the card of the model that was asked.
+        code: The recorded kind of the refusal. It tells whether what may show patients was refused
+            then, or only to be looked at, as the settings were.
     """
-    policy = _POLICY[privacy.burned_in_annotation]
-    declared = facts.burned_in_annotation
-    captured = f"{facts.sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.")
-    if declared == "YES":
-        action = policy
-    elif declared != "NO" and captured and policy is not Action.IGNORE:
-        action = Action.REVIEW
-    else:
-        return []
-    holds = action is Action.IGNORE
-    check = Check(
-        name=BURNED_IN,
-        measured=declared or None,
-        limit="NO",
-        passed=holds,
-        code="" if holds else "BURNED_IN_ANNOTATION",
-        advice="" if holds else "send an image without text in its pixels, and say so",
-    )
-    return [Finding(check, action)]
+    broken = [
+        check
+        for check in validation.checks
+        if not check.passed
+        and refuses(constraints, check)
+        and (check.name not in _SHOW_PATIENTS or code == PhiInPixels.code)
+    ]
+    return refusal(broken)
 
 
-def _refusal(broken: list[Check]) -> Rejected:
+def refusal(broken: list[Check]) -> Rejected:
+    """The refusal of an image that breaks these rules."""
     violations = tuple(
         Violation(
             rule=check.name,
@@ -237,6 +245,6 @@ def _refusal(broken: list[Check]) -> Rejected:
         for check in broken
     )
     count = f"{len(broken)} rule{'s' if len(broken) > 1 else ''} broken"
-    if any(check.name == BURNED_IN for check in broken):
+    if any(check.name in _SHOW_PATIENTS for check in broken):
         return PhiInPixels(f"the image may show patient data; {count}", violations)
     return ValidationFailed(f"{count} by this image", violations)

@@ -170,11 +170,12 @@ class InferenceService:
 
         Raises:
             NotFound: No active version has this name.
+            ModelHalted: An administrator, or its self-test, has stopped this model.
             Overloaded: The house is full.
             AuditUnavailable: The outcome could not be recorded, so it is not given.
         """
         with self.admission.of(1):
-            served = self._catalogue().active(request.model)
+            served = self._catalogue().answering(request.model)
             return await _by_itself(self._answer(request, served, principal))
 
     async def infer_many(
@@ -192,11 +193,12 @@ class InferenceService:
 
         Raises:
             NotFound: No active version has this name.
+            ModelHalted: An administrator, or its self-test, has stopped this model.
             Overloaded: The house has no room for so many.
             AuditUnavailable: The outcomes could not be recorded, so none is given.
         """
         with self.admission.of(len(requests)):
-            served = self._catalogue().active(requests[0].model)
+            served = self._catalogue().answering(requests[0].model)
             return await _by_itself(self._answer_all(requests, served, principal))
 
     async def _answer(self, request: ImageRequest, served: Served, principal: Principal) -> Answer:

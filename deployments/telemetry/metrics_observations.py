@@ -4,6 +4,7 @@ Each takes values, never objects of the layers above, so that telemetry stays be
 them fails for a value it does not know; it is counted as "other".
 """
 
+import hashlib
 import platform
 import shutil
 from collections.abc import Iterable, Mapping
@@ -121,9 +122,16 @@ def _observe_validation(
 
 
 def scanner_name(facts: ImageFacts) -> str:
-    """Manufacturer and model as one label value; "none" where the file does not say."""
-    words = f"{facts.manufacturer} {facts.manufacturer_model}".upper().split()
-    return " ".join(words)[:64] or NONE
+    """Manufacturer and a code of the model as one label value; "none" where the file does not say.
+
+    The manufacturer is one of a list (`inference.manufacturers`). The model is free text, which a
+    label must not show: the code is one of 65,536, of which many texts share each.
+    """
+    if not facts.manufacturer:
+        return NONE
+    model = " ".join(facts.manufacturer_model.upper().split())
+    code = f" {hashlib.sha256(model.encode()).hexdigest()[:4]}" if model else ""
+    return f"{facts.manufacturer}{code}"
 
 
 def observe_group(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import httpx2
@@ -19,10 +19,16 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from configs.settings import AuthSettings, DatabaseSettings, LimitSettings, RateLimitSettings
+from configs.settings import (
+    AuthSettings,
+    DatabaseSettings,
+    LimitSettings,
+    ModelSettings,
+    RateLimitSettings,
+)
 from deployments.api.app import Services, create_app
 from deployments.api.health import Check, HealthChecks
-from deployments.api.health_details import HostView
+from deployments.api.health_details import HostView, ReplicaCount, ReplicaDetails
 from deployments.api.passwords import Passwords
 from deployments.api.rate_limits import RateLimits
 from deployments.api.sessions import Sessions
@@ -69,13 +75,25 @@ JPEG = {"Content-Type": "image/jpeg"}
 INFER = "/infer?model=cxr-pneumonia"
 
 
+class Writing(Protocol):
+    """A ledger, or the recorder around one."""
+
+    async def append(self, events: list[AuditEvent]) -> list[Receipt | MedAIError]:
+        """A receipt for each event, or what refused it."""
+        ...
+
+
 class LedgerTrail:
     """The AuditWriter in process: the real ledger, one event at a time. `refuse` makes it fail."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.refuse: MedAIError | None = None
         self.groups: list[int] = []  # sizes of what was to be recorded together
-        self._ledger = ledger
+        self._ledger: Writing = ledger
+
+    def write_through(self, writer: "Writing") -> None:
+        """Record by another writer from now on."""
+        self._ledger = writer
 
     async def record(self, event: AuditEvent) -> Receipt:
         if self.refuse is not None:
@@ -89,7 +107,7 @@ class LedgerTrail:
         if self.refuse is not None:
             raise self.refuse
         self.groups.append(len(events))
-        return await self._ledger.append(events)
+        return await self._ledger.append(list(events))
 
 
 class ScriptedScreening:
@@ -123,7 +141,7 @@ def predicted(upload: Upload) -> Verdict:
         scores={"NORMAL": 0.25, "PNEUMONIA": 0.75},
         threshold=0.5,
         needs_review=True,
-        reasons=(Reason.INTENDED_USE_UNKNOWN,),
+        reasons=(Reason.OUTSIDE_INTENDED_USE,),
         gate=GateVerdict(upload.model, "CXR", 0.99, 0.5, passed=True),
         patient=upload.patient,
         decode_ms=1.25,
@@ -248,6 +266,7 @@ async def open_house(
     file: Path,
     keys: Path,
     *,
+    url: str | None = None,
     limits: LimitSettings | None = None,
     auth: AuthSettings | None = None,
     ratelimit: RateLimitSettings | None = None,
@@ -258,9 +277,9 @@ async def open_house(
     docs: bool = True,
     prepare: Callable[[FastAPI], None] = lambda _: None,
 ) -> AsyncIterator[House]:
-    """A house on the database `file`, running until the context ends."""
+    """A house on the database `file`, or at `url`, running until the context ends."""
     limits, auth = limits or LimitSettings(), auth or AuthSettings()
-    database = Database(DatabaseSettings(), f"sqlite+aiosqlite:///{file}")
+    database = Database(DatabaseSettings(), url or f"sqlite+aiosqlite:///{file}")
     ledger = Ledger(database, software_version="0.0.0", now=lambda: datetime.now(UTC))
     await ledger.open()
     trail, passwords = LedgerTrail(ledger), Passwords(auth, memory_kib=memory_kib)
@@ -268,7 +287,12 @@ async def open_house(
     catalogue = await (stock or register)(trail, database)
     scripted = ScriptedScreening()
     inference = InferenceService(screening or scripted, trail, lambda: catalogue, limits)
-    view = HostView(file.parent, database, lambda: catalogue, lambda: 2, {"audit": lambda: 3})
+    counted = ReplicaDetails(
+        deployments={"Gateway": ReplicaCount(running=1, wanted=2)}, reason=None, age_s=0.5
+    )
+    view = HostView(
+        file.parent, database, lambda: catalogue, lambda: 2, {"audit": lambda: 3}, lambda: counted
+    )
     services = Services(
         inference=inference,
         audit=trail,
@@ -280,6 +304,8 @@ async def open_house(
         health=HealthChecks(checks or {}, view),
         limits=limits,
         auth=auth,
+        models=ModelSettings(),
+        model_dir=file.parent / "models",
         rate_limits=RateLimits(ratelimit or UNLIMITED),
         metrics=MetricsPage(agents_page),
     )
@@ -347,7 +373,7 @@ async def register(trail: LedgerTrail, database: Database) -> Catalogue:
         await do(
             trail,
             AuditAction.MODEL_REGISTERED,
-            NewModelVersion(model, text, "cd.onnx", 1, domain, 0.5, "tests"),
+            NewModelVersion(model, text, "cd.onnx", 1, domain, 0.5, "uploader"),
         )
         steps = list(ModelStatus)[: list(ModelStatus).index(last) + 1]
         for before, after in pairwise(steps):

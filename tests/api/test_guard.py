@@ -85,6 +85,7 @@ def test_what_each_role_may_is_written_here_once_more() -> None:
             "audit.read",
             "inference.create",
             "metrics.read",
+            "models.manage",
             "models.read",
             "results.read",
             "results.read-all",

@@ -159,6 +159,11 @@ async def test_an_administrator_is_told_how_the_gateway_stands(house: House) -> 
     assert details.database.circuit == "closed"
     assert details.database.in_use <= details.database.open
     assert [(model.name, model.version) for model in details.models] == [("cxr-pneumonia", "1.0.0")]
+    assert report["details"]["replicas"] == {
+        "deployments": {"Gateway": {"running": 1, "wanted": 2}},
+        "reason": None,
+        "age_s": 0.5,
+    }
 
 
 @pytest.mark.parametrize("username", [None, "clara", "vera"])

@@ -62,7 +62,7 @@ async def test_an_answer_is_what_the_description_says_field_for_field(house: Hou
     assert (answer["confidence"], answer["threshold"]) == (0.75, 0.5)
     assert answer["scores"] == {"NORMAL": 0.25, "PNEUMONIA": 0.75}
     assert answer["needs_review"] is True
-    assert answer["reasons"] == ["INTENDED_USE_UNKNOWN"]
+    assert answer["reasons"] == ["OUTSIDE_INTENDED_USE"]
     assert answer["model"] == {"name": "cxr-pneumonia", "version": "1.0.0", "sha256": "cd" * 32}
     assert answer["gate"]["label"] == "CXR"
     assert answer["validation"]["error_codes"] == ["WRONG_VIEW"]

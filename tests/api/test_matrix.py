@@ -20,6 +20,7 @@ BODIES = {
     "/auth/reset": {"reset_token": "nobody's", "new_password": PASSWORD},
     "/auth/password": {"old_password": "wrong", "new_password": PASSWORD},
     "/admin/users": {"username": "carl", "role": "viewer"},
+    "/admin/models/{name}/halt": {"reason": "wrong-answers"},
 }
 IMAGE = b"\xff\xd8\xff"
 
@@ -56,7 +57,8 @@ async def send(house: House, client: httpx2.AsyncClient, method: str, path: str)
         form = {"username": "nobody", "password": "wrong"}
         return (await client.post(path, data=form)).status_code
     if path in BODIES and method == "POST":
-        return (await client.request(method, path, json=BODIES[path])).status_code
+        body = BODIES[path]
+        return (await client.request(method, path.format(name="nothing"), json=body)).status_code
     if "{user_id}" in path:
         body = {"locked": False} if method == "PATCH" else None
         path = path.format(user_id=house.users["carl"])
@@ -64,7 +66,7 @@ async def send(house: House, client: httpx2.AsyncClient, method: str, path: str)
     if path.startswith("/results/{result_id}"):
         answer = await house.client("clara").post(INFER, content=IMAGE, headers=JPEG)
         path = path.format(result_id=answer.json()["result_id"])
-    path = path.format(model="cxr-pneumonia")
+    path = path.format(model="cxr-pneumonia", name="cxr-pneumonia", version="0.0.0")
     assert "{" not in path, f"the matrix does not know how to ask for {path}"
     return (await client.request(method, path)).status_code
 
@@ -96,6 +98,12 @@ def allowed(route: GuardedRoute, caller: str) -> int:
         return 503  # no checkpoint covers it yet: nothing signs in this house
     if route.path == "/admin/users" and "POST" in (route.methods or ()):
         return 409  # there is one of this name
+    if route.path.endswith(
+        ("/halt", "/{version}/approve", "/{version}/activate", "/{version}/retire")
+    ):
+        return 404  # no such model, or no such version of it
+    if route.path.endswith(("/rollback", "/resume")):
+        return 409  # no version served before, and nothing is halted
     return special.get(route.path, 200)
 
 

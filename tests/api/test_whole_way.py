@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,77 +18,14 @@ import skimage.data
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from configs.settings import LimitSettings, PrivacySettings
 from deployments.api.answers import InferenceDetails, ResultDetails
-from deployments.inference.catalogue_watch import CatalogueWatch
-from deployments.inference.host import ModelHost
-from deployments.inference.predictor import Predictor
-from deployments.inference.registration import (
-    bundled_directories,
-    install,
-    read_candidate,
-    registration_events,
-    step,
-)
-from registry.catalogue import Catalogue
-from registry.contract import Scores, Tensors, Upload, Verdict
 from registry.events import AuditAction
-from registry.lifecycle import ModelStatus
-from storage.database import Database
 from storage.verify import verify
-from tests.api.house import INFER, JPEG, House, LedgerTrail, open_house
+from tests.api.core import Core
+from tests.api.house import INFER, JPEG, House, open_house
 
 DICOM = {"Content-Type": "application/dicom"}
 PNG = {"Content-Type": "image/png"}
-
-
-class Core:
-    """Validator and models in this process."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.watch: CatalogueWatch | None = None
-        self.hosts: dict[str, ModelHost] = {}
-        self.predictor: Predictor | None = None
-
-    async def stock(self, trail: LedgerTrail, database: Database) -> Catalogue:
-        """Register and activate the bundled models, then start what serves them."""
-        models = self.home / "models"
-        for directory in bundled_directories():
-            candidate = read_candidate(directory)
-            install(candidate, models)
-            model, events = registration_events(candidate, by="tests")
-            steps = (ModelStatus.VALIDATED, ModelStatus.APPROVED, ModelStatus.ACTIVE)
-            events += [step(model, before, after, by="tests") for before, after in pairwise(steps)]
-            for event in events:
-                await trail.record(event)
-        self.watch = CatalogueWatch(database, models)
-        await self.watch.refresh()
-        catalogue = self.watch.current()
-        for name in catalogue.names:
-            self.hosts[name] = ModelHost(catalogue.active(name), threads=1, deadline_s=30)
-        key = self.home / "pseudonym.key"
-        key.write_bytes(b"k" * 32)
-        self.predictor = Predictor(
-            self.watch,
-            self,
-            limits=LimitSettings(),
-            privacy=PrivacySettings(),
-            pseudonym_key_file=key,
-        )
-        return catalogue
-
-    async def score(self, tensors: Tensors) -> Scores:
-        return await self.hosts[tensors.model.name].score(tensors)
-
-    async def screen(self, upload: Upload) -> Verdict:
-        assert self.predictor is not None
-        (verdict,) = await self.predictor.screen([upload])
-        return verdict
-
-    async def close(self) -> None:
-        if self.predictor is not None:
-            await self.predictor.close()
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +18,6 @@ from registry.events import AuditAction, ContextValue
 from storage.anchors import AnchorFile, startup_check
 from storage.checkpoints import RETRY, Checkpointer
 from storage.database import Database
-from storage.heads import KEY_ROTATED
 from storage.notes import Note, Signature, VerifierKey, open_checkpoint, sign_rotation
 from storage.tables import AuditCheckpoint, AuditState
 
@@ -393,7 +392,7 @@ class TestRotation:
 
     def recorder(self, log: "Log") -> Callable[[dict[str, ContextValue]], Any]:
         async def record(context: dict[str, ContextValue]) -> Receipt:
-            event = log.site.event(action=cast("AuditAction", KEY_ROTATED), context=context)
+            event = log.site.event(action=AuditAction.KEY_ROTATED, context=context)
             return await log.append(event)
 
         return record

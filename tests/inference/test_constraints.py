@@ -17,7 +17,7 @@ FILM = ImageFacts(
     bit_depth=12,
     pixel_spacing_mm=0.15,
     photometric="MONOCHROME2",
-    manufacturer="Acme",
+    manufacturer="Siemens Healthineers",
 )
 CHILD = PatientFacts(age_years=4.26, sex="F")
 
@@ -41,7 +41,7 @@ def found(
         (Constraints(patient_age_years=AllowedRange(allowed=Range(at_most=18))), 4.3),
         (Constraints(bit_depth=AllowedRange(allowed=Range(at_least=8))), 12),
         (Constraints(pixel_spacing_mm=AllowedRange(allowed=Range(at_most=0.2))), 0.15),
-        (Constraints(manufacturer=ExcludedValues(excluded=("BROKEN",))), "Acme"),
+        (Constraints(manufacturer=ExcludedValues(excluded=("BROKEN",))), "Siemens"),
     ],
 )
 def test_a_constraint_that_holds_passes(constraints: Constraints, measured: object) -> None:
@@ -63,9 +63,9 @@ def test_a_constraint_that_holds_passes(constraints: Constraints, measured: obje
             "at least 18",
         ),
         (
-            Constraints(manufacturer=ExcludedValues(excluded=("ACME",))),
+            Constraints(manufacturer=ExcludedValues(excluded=("siemens",))),
             "WRONG_MANUFACTURER",
-            "not ACME",
+            "not SIEMENS",
         ),
     ],
 )
@@ -116,7 +116,7 @@ def test_great_ages_are_not_shown(age: float, shown: object) -> None:
 
 def test_every_constraint_that_is_set_is_reported_in_the_cards_order() -> None:
     rules = Constraints(
-        manufacturer=ExcludedValues(excluded=("ACME",)),
+        manufacturer=ExcludedValues(excluded=("siemens",)),
         modality=AllowedValues(allowed=("CT",)),
         view=AllowedValues(allowed=("AP",)),
     )

@@ -5,9 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.uid import DigitalXRayImageStorageForPresentation
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    SecondaryCaptureImageStorage,
+    VLWholeSlideMicroscopyImageStorage,
+)
 
 from deployments.inference.decoded import PatientFacts
+from deployments.inference.defined_terms import TERMS, UNLISTED, defined
 from registry.contract import ImageFacts
 from tests.inference.files import FILM, decode, dicom_file, make_dicom
 
@@ -97,8 +103,40 @@ def test_a_value_that_does_not_fit_its_form_is_dropped() -> None:
         SOPClassUID="1.2.3.4.5.6",
     )
 
-    assert (found.modality, found.view, found.manufacturer) == ("", "", "")
+    assert (found.modality, found.view, found.manufacturer) == (UNLISTED, UNLISTED, "")
     assert (found.manufacturer_model, found.body_part, found.sop_class) == ("", "CHEST", "")
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    sorted(set(TERMS) - {"PhotometricInterpretation"}),  # such a file is refused
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_name_written_as_a_code_does_not_leave_the_header(keyword: str) -> None:
+    assert defined(keyword, "DOE JOHN") == UNLISTED
+    assert "DOE" not in str(facts(**{keyword: "DOE JOHN"}))
+    assert "DOE" not in str(patient(**{keyword: "DOE JOHN"}))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "evidence"),
+    [
+        ({"SOPClassUID": SecondaryCaptureImageStorage}, "SOP class"),
+        ({"SOPClassUID": MultiFrameTrueColorSecondaryCaptureImageStorage}, "SOP class"),
+        ({"ConversionType": "WSD"}, "conversion type WSD"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "OTHER"]}, "image type SECONDARY"),
+        ({"ImageType": ["DERIVED", "PRIMARY"]}, ""),
+        ({"ImageType": "DERIVED"}, ""),
+        ({"SOPClassUID": VLWholeSlideMicroscopyImageStorage}, ""),  # its UID begins alike
+        ({"ConversionType": "doe^john"}, "conversion type UNLISTED"),
+        ({}, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_secondary_capture_is_told_by_its_attributes(
+    attributes: dict[str, Any], evidence: str
+) -> None:
+    assert facts(**attributes).secondary_capture == evidence
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

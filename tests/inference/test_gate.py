@@ -8,6 +8,7 @@ import pytest
 from configs.settings import PrivacySettings
 from deployments.inference.gate import KEPT, Gates
 from deployments.inference.prepare import Work, file_facts, prepare
+from deployments.inference.privacy_checks import Patients
 from deployments.inference.screening import Candidate, screen
 from registry.card import Gate
 from registry.catalogue import Served
@@ -30,7 +31,7 @@ def candidate(body: bytes, gate: Served, rule: Gate | None = None) -> Candidate:
     media_type = "application/dicom" if body[128:132] == b"DICM" else "image/png"
     specs = (card.input, gate.card.input)
     prepared = prepare(Work(body, media_type, None, facts.sha256, specs), LIMITS)
-    stage = screen(version, gate, prepared, None, PrivacySettings())
+    stage = screen(version, gate, prepared, Patients(), PrivacySettings())
     assert isinstance(stage, Candidate), stage
     return stage
 

@@ -116,7 +116,7 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
     "sequences 5000 deep": lambda: bombs.nested_sequences(5000),
     "600,000 elements": lambda: bombs.element_flood(600_000),
     "two million comments": bombs.segment_flood,
-    "30,000 scans": bombs.scan_flood,
+    "30,000 scans": lambda: bombs.scan_flood(30_000),
 }
 
 

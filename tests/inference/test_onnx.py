@@ -171,7 +171,7 @@ def test_a_golden_case_that_is_not_a_number_is_off(open_session: Open) -> None:
 
 
 def test_a_golden_case_that_does_not_end_is_off(open_session: Open) -> None:
-    with pytest.raises(InvalidModel, match="Deadline passed"):
+    with pytest.raises(InvalidModel, match="did not answer in time"):
         open_session(endless(), deadline_s=0.2).golden()
 
 

@@ -9,16 +9,26 @@ import pytest
 from configs.settings import PrivacySettings
 from deployments.inference.decoded import PatientFacts
 from deployments.inference.prepare import Prepared
+from deployments.inference.privacy_checks import Patients
 from deployments.inference.quality import measure
 from deployments.inference.screening import (
     Candidate,
     after_gate,
     decide,
     failed,
+    refusal_again,
     screen,
     unprepared,
 )
-from registry.card import Action, AllowedRange, AllowedValues, Constraints, QualityLimits, Range
+from registry.card import (
+    Action,
+    AllowedRange,
+    AllowedValues,
+    Constraints,
+    ExcludedValues,
+    QualityLimits,
+    Range,
+)
 from registry.catalogue import Served
 from registry.contract import GateVerdict, ImageFacts, Outcome, Reason, Scores, Upload, Verdict
 from registry.errors import (
@@ -34,9 +44,10 @@ from tests.inference.models import bundled
 from tests.inference.ruined import contrast, moved
 
 MODEL = bundled("cxr-pneumonia")
-SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
+SECONDARY = "SOP class"
 FACTS = ImageFacts("0" * 64, 1000, format="DICOM", modality="CR", body_part="CHEST", view="AP")
 POLICY = PrivacySettings()
+PATIENT = Patients(beside="p1:abc")
 
 
 def prepared(facts: ImageFacts = FACTS, *, age: float | None = 4.0, pixels: Any = None) -> Prepared:
@@ -56,13 +67,13 @@ def version(**changes: Any) -> Served:
 
 
 def candidate(served: Served = MODEL, **options: Any) -> Candidate:
-    stage = screen(served, None, prepared(**options), "p1:abc", POLICY)
+    stage = screen(served, None, prepared(**options), PATIENT, POLICY)
     assert isinstance(stage, Candidate), stage
     return stage
 
 
 def refused(served: Served = MODEL, privacy: PrivacySettings = POLICY, **options: Any) -> Verdict:
-    stage = screen(served, None, prepared(**options), "p1:abc", privacy)
+    stage = screen(served, None, prepared(**options), PATIENT, privacy)
     assert isinstance(stage, Verdict), stage
     return stage
 
@@ -155,7 +166,21 @@ def test_where_the_card_asks_for_review_the_label_stays() -> None:
     assert verdict.outcome is Outcome.PREDICTED
     assert verdict.prediction == "PNEUMONIA"
     assert verdict.needs_review
-    assert verdict.reasons == (Reason.INTENDED_USE_UNKNOWN,)
+    assert verdict.reasons == (Reason.OUTSIDE_INTENDED_USE,)
+
+
+@pytest.mark.parametrize("action", [Action.ABSTAIN, Action.REVIEW])
+def test_what_is_wrong_and_what_is_not_said_are_two_reasons(action: Action) -> None:
+    rule = AllowedValues(allowed=("AP",), violated=action, absent=action)
+    served = version(constraints=Constraints(view=rule))
+
+    wrong = scored(candidate(served, facts=replace(FACTS, view="PA")), 0, 1)
+    silent = scored(candidate(served, facts=replace(FACTS, view="")), 0, 1)
+
+    assert wrong.reasons == (Reason.OUTSIDE_INTENDED_USE,)
+    assert silent.reasons == (Reason.INTENDED_USE_UNKNOWN,)
+    assert wrong.needs_review
+    assert silent.needs_review
 
 
 def test_an_age_that_is_needed_and_unknown_is_its_own_reason() -> None:
@@ -181,45 +206,113 @@ def test_what_the_card_ignores_is_shown_and_has_no_consequence() -> None:
 
 
 def test_reasons_add_up() -> None:
-    low = version(confidence_threshold=0.9)
+    rule = AllowedValues(allowed=("CR",), absent=Action.REVIEW)
+    age = AllowedRange(allowed=Range(at_most=18), violated=Action.ABSTAIN)
+    low = version(
+        confidence_threshold=0.9, constraints=Constraints(modality=rule, patient_age_years=age)
+    )
+    facts = replace(FACTS, modality="", secondary_capture=SECONDARY)
 
-    verdict = scored(candidate(low, age=64.0, facts=replace(FACTS, view="PA")), 0.2, 0.8)
+    verdict = scored(candidate(low, age=64.0, facts=facts), 0.2, 0.8)
 
     assert verdict.reasons == (
-        Reason.INTENDED_USE_UNKNOWN, Reason.OUTSIDE_INTENDED_USE, Reason.BELOW_THRESHOLD,
+        Reason.OUTSIDE_INTENDED_USE, Reason.INTENDED_USE_UNKNOWN, Reason.PHI_IN_PIXELS,
+        Reason.BELOW_THRESHOLD,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("policy", "declared", "sop_class", "expected"),
+    ("burned_in", "captures", "declared", "captured", "expected"),
     [
-        ("refuse", "YES", "", Action.REFUSE),
-        ("review", "YES", "", Action.REVIEW),
-        ("accept", "YES", "", Action.IGNORE),
-        ("refuse", "NO", SECONDARY, Action.IGNORE),
-        ("refuse", "", "", Action.IGNORE),
-        ("refuse", "", SECONDARY, Action.REVIEW),
-        ("refuse", "", f"{SECONDARY}.2", Action.REVIEW),
-        ("refuse", "", "1.2.840.10008.5.1.4.1.1.77.1.1", Action.IGNORE),
-        ("review", "", SECONDARY, Action.REVIEW),
-        ("accept", "", SECONDARY, Action.IGNORE),
+        ("refuse", "accept", "YES", "", Action.REFUSE),
+        ("review", "accept", "YES", "", Action.REVIEW),
+        ("accept", "refuse", "YES", SECONDARY, Action.IGNORE),
+        ("refuse", "refuse", "NO", SECONDARY, Action.IGNORE),
+        ("refuse", "refuse", "", "", Action.IGNORE),
+        ("accept", "refuse", "", SECONDARY, Action.REFUSE),
+        ("refuse", "review", "", SECONDARY, Action.REVIEW),
+        ("refuse", "accept", "", SECONDARY, Action.IGNORE),
     ],
 )
-def test_burned_in_annotation_follows_the_sites_policy(
-    policy: str, declared: str, sop_class: str, expected: Action
+def test_what_pixels_may_tell_of_a_patient_follows_the_sites_policy(
+    burned_in: str, captures: str, declared: str, captured: str, expected: Action
 ) -> None:
-    facts = replace(FACTS, burned_in_annotation=declared, sop_class=sop_class)
-    privacy = PrivacySettings(burned_in_annotation=policy)
+    facts = replace(FACTS, burned_in_annotation=declared, secondary_capture=captured)
+    privacy = PrivacySettings(burned_in_annotation=burned_in, secondary_capture=captures)
 
-    stage = screen(MODEL, None, prepared(facts), None, privacy)
+    stage = screen(MODEL, None, prepared(facts), Patients(), privacy)
 
     if expected is Action.REFUSE:
         assert isinstance(stage, Verdict)
         assert isinstance(stage.error, PhiInPixels)
-        assert stage.error.violations[0].rule == "burned_in_annotation"
+        assert stage.error.violations[0].rule in {"burned_in_annotation", "secondary_capture"}
+        assert stage.error.violations[0].advice
     else:
         assert isinstance(stage, Candidate)
+        expected_reasons = (Reason.PHI_IN_PIXELS,) if expected is Action.REVIEW else ()
+        assert stage.so_far.reasons == expected_reasons
         assert stage.so_far.needs_review is (expected is Action.REVIEW)
+
+
+OTHER_PATIENT = Patients(beside="p1:" + "a" * 32, in_header="p1:" + "b" * 32)
+
+
+def test_two_patients_for_one_image_are_refused_and_neither_is_told() -> None:
+    verdict = screen(MODEL, None, prepared(), OTHER_PATIENT, POLICY)
+
+    assert isinstance(verdict, Verdict)
+    assert verdict.outcome is Outcome.REJECTED
+    assert isinstance(verdict.error, ValidationFailed)
+    assert verdict.validation is not None
+    assert verdict.validation.error_codes == ("PATIENT_MISMATCH",)
+    assert verdict.patient == OTHER_PATIENT.beside
+    assert "aaaa" not in str(verdict.error)
+    assert "bbbb" not in str(verdict.error)
+
+
+@pytest.mark.parametrize(
+    ("policy", "reasons"), [("review", (Reason.PATIENT_MISMATCH,)), ("accept", ())]
+)
+def test_a_site_may_have_two_patients_reviewed_or_accept_them(
+    policy: str, reasons: tuple[Reason, ...]
+) -> None:
+    privacy = PrivacySettings(patient_mismatch=policy)
+
+    stage = screen(MODEL, None, prepared(), OTHER_PATIENT, privacy)
+
+    assert isinstance(stage, Candidate)
+    assert stage.so_far.reasons == reasons
+
+
+@pytest.mark.parametrize(
+    "patients",
+    [
+        Patients("p1:abc", "p1:abc"),
+        Patients("p1:abc", None),
+        Patients(None, "p1:abc"),
+        Patients("p2:abc", "p1:def"),  # of two keys: nobody can tell
+        Patients(),
+    ],
+)
+def test_one_patient_is_no_finding(patients: Patients) -> None:
+    stage = screen(MODEL, None, prepared(), patients, POLICY)
+
+    assert isinstance(stage, Candidate)
+    assert stage.so_far.patient == (patients.beside or patients.in_header)
+    assert "patient_id" not in [check.name for check in stage.so_far.validation.checks]  # type: ignore[union-attr]  # it was validated
+
+
+def test_free_text_of_the_manufacturer_is_not_recorded() -> None:
+    canary = replace(FACTS, manufacturer="CANARY JOHN", manufacturer_model="CANARY JANE")
+    rule = ExcludedValues(excluded=("ACME",))
+
+    stage = candidate(version(constraints=Constraints(manufacturer=rule)), facts=canary)
+    known = candidate(facts=replace(canary, manufacturer="SIEMENS Canary", manufacturer_model="X"))
+
+    assert "CANARY" not in repr(stage.so_far).upper()
+    assert stage.so_far.facts.manufacturer == "unlisted"
+    assert known.so_far.facts.manufacturer == "Siemens"
+    assert known.so_far.facts.manufacturer_model == "X"
 
 
 def judgement(*, passed: bool) -> GateVerdict:
@@ -240,7 +333,7 @@ def test_what_the_gate_does_not_know_ends_without_scores() -> None:
 
     assert isinstance(stage, Verdict)
     assert stage.outcome is Outcome.ABSTAINED
-    assert stage.reasons == (Reason.OUTSIDE_INTENDED_USE, Reason.OUT_OF_DOMAIN)
+    assert stage.reasons == (Reason.OUT_OF_DOMAIN, Reason.OUTSIDE_INTENDED_USE)
     assert (stage.needs_review, stage.prediction, stage.scores) == (True, None, {})
 
 
@@ -289,3 +382,22 @@ def test_a_file_that_could_not_be_prepared_has_a_verdict(
     assert verdict.outcome is outcome
     assert type(verdict.error) is kind
     assert (verdict.facts, verdict.patient, verdict.validation) == (FACTS, "p1:abc", None)
+
+
+def test_a_refusal_is_made_again_of_its_record() -> None:
+    """With a rule that refuses, one that only abstains and a picture that only needs a look."""
+    constraints = Constraints(
+        view=AllowedValues(allowed=("PA",), violated=Action.ABSTAIN),
+        body_part=AllowedValues(allowed=("KNEE",), violated=Action.REFUSE),
+    )
+    served = version(constraints=constraints)
+    facts = replace(FACTS, secondary_capture=SECONDARY)
+    for policy in (POLICY, PrivacySettings(secondary_capture="refuse")):
+        verdict = refused(served, policy, facts=facts, pixels=contrast(0.01)(film_pixels()))
+
+        assert verdict.error is not None
+        assert verdict.validation is not None
+        again = refusal_again(verdict.validation, constraints, verdict.error.code)
+
+        assert type(again) is type(verdict.error)
+        assert (again.detail, again.violations) == (verdict.error.detail, verdict.error.violations)

@@ -118,16 +118,15 @@ def test_only_the_drawn_steps_are_possible(current: ModelStatus, wanted: ModelSt
     assert set(STEPS) == set(ModelStatus)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        kind
-        for module in (contract, events)
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
-    ],
-    ids=lambda kind: kind.__name__,
-)
+MESSAGES = {  # by name: a dataclass with slots is made twice, and the first one lives on
+    kind.__name__: kind
+    for module in (contract, events)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+}
+
+
+@pytest.mark.parametrize("kind", MESSAGES.values(), ids=MESSAGES)
 def test_every_message_survives_being_pickled(kind: type[Message]) -> None:
     message = kind(*(f"value of {field.name}" for field in fields(kind)))  # type: ignore[arg-type]
 

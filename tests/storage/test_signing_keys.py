@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from registry.errors import InvalidConfiguration
-from storage.signing_keys import load_keys
+from storage.signing_keys import load_keys, pending_key, put_in_force, read_key
 
 TODAY = date(2026, 11, 24)
 
@@ -153,3 +153,44 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidConfiguration, match="cannot be made"):
         load_keys(tmp_path / "keys", generate=True)
+
+
+@pytest.mark.parametrize(
+    "present", ["20261124", "20261124-ffffffff", "main", "main-20261123-ffffffff"]
+)
+def test_a_pending_key_signs_only_once_it_is_in_force(tmp_path: Path, present: str) -> None:
+    keys = tmp_path / "keys"
+    write_key(keys, present)
+
+    pending = pending_key(keys, after=present, today=TODAY)
+
+    assert pending_key(keys, after=present, today=TODAY) == pending
+    assert pending.stat().st_mode & 0o777 == 0o600
+    assert load_keys(keys, generate=False, today=TODAY).kid == present
+    put_in_force(pending)
+    after = load_keys(keys, generate=False, today=TODAY)
+    assert after.kid == pending.stem
+    assert set(after.public) == {present, pending.stem}
+    assert len(pending.stem) < 2 * len("20261124-00000000")
+
+
+def test_where_no_name_sorts_after_the_present_keys_that_is_said(tmp_path: Path) -> None:
+    write_key(tmp_path / "keys", "z" * 64)
+
+    with pytest.raises(InvalidConfiguration, match="name it"):
+        pending_key(tmp_path / "keys", after="z" * 64, today=TODAY)
+
+
+def test_two_pending_keys_are_told_apart_by_a_person(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    write_key(keys, "main")
+    for name in ("a", "b"):
+        (keys / f"{name}.pending").touch()
+
+    with pytest.raises(InvalidConfiguration, match=r"a\.pending, b\.pending"):
+        pending_key(keys, after="main", today=TODAY)
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match=r"next\.pem"):
+        read_key(tmp_path / "next.pem")

@@ -1,6 +1,7 @@
 """The instruments and their names, and what a request, a verdict and a group make of them."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -24,8 +25,9 @@ from deployments.telemetry.metrics_observations import (
 from deployments.telemetry.metrics_prometheus import InstrumentsCollector
 from registry.contract import Check, ImageFacts, ModelRef, Outcome, Reason, Validation, Verdict
 
+SCANNER = "Siemens d905"  # d905: the first digits of the SHA-256 of "X 1"
 MODEL = ModelRef(UUID(int=1), "cxr-pneumonia", "1.2.3", "ab" * 32)
-XRAY = ImageFacts("c" * 64, 6000, "DICOM", manufacturer="Acme", manufacturer_model="X 1")
+XRAY = ImageFacts("c" * 64, 6000, "DICOM", manufacturer="Siemens", manufacturer_model="X 1")
 TIMINGS_MS = {
     "decode": 1.0, "validate": 0.5, "preprocess": 0.25, "model": 4.0, "inference": 3.0,
     "screen": 8.0, "audit": 2.0, "total": 10.5,
@@ -196,17 +198,24 @@ def test_broken_rules_are_counted_by_code_and_by_scanners_that_are_no_accident(
 
     assert dict(instruments.validation_failures.points()) == {
         ("LOW_BRIGHTNESS", "other"): 9.0,
-        ("LOW_BRIGHTNESS", "ACME X 1"): 3.0,
+        ("LOW_BRIGHTNESS", SCANNER): 3.0,
     }
-    assert dict(instruments.scanner_images.points())["ACME X 1", "false"] == 3.0
+    assert dict(instruments.scanner_images.points())[SCANNER, "false"] == 3.0
     assert instruments.score.points() == []
     assert {values[1] for values, _ in instruments.phase_seconds.points()} == {"queue"}
 
 
 def test_an_image_that_names_no_scanner_has_none() -> None:
     assert scanner_name(ImageFacts("d" * 64, 10, "JPEG")) == "none"
-    assert len(scanner_name(ImageFacts("d" * 64, 10, manufacturer="A" * 64,
-                                       manufacturer_model="B" * 64))) == 64  # fmt: skip
+
+
+def test_a_name_that_was_typed_as_the_model_is_not_shown() -> None:
+    named = replace(XRAY, manufacturer_model="CANARY JOHN")
+
+    assert re.fullmatch(r"Siemens [0-9a-f]{4}", scanner_name(named))
+    assert scanner_name(named) == scanner_name(replace(named, manufacturer_model="canary  john"))
+    assert scanner_name(named) != scanner_name(XRAY)
+    assert scanner_name(replace(XRAY, manufacturer_model="")) == "Siemens"
 
 
 def test_a_group_of_the_audit_log_is_one_transaction_of_many_entries(

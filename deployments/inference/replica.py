@@ -1,0 +1,144 @@
+"""A model replica's life beside its answers: follow the registry, report, test itself.
+
+    every REFRESH_S    read the registry; load what it wants, let go of what it does not
+    on a change, and
+    every BEAT_S       report what is held (`storage.model_replicas`); an activation waits for it
+    on the schedule    run the golden case; a deviation halts the model, and the log says so
+
+While the database is away the replica goes on with what it holds.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+from uuid import UUID, uuid4
+
+from uuid_utils.compat import uuid7
+
+from deployments.inference.catalogue_watch import REFRESH_S, CatalogueWatch
+from deployments.inference.recorder import SOFTWARE, utc_now
+from deployments.inference.versions import HeldVersions
+from registry.errors import InvalidModel, MedAIError
+from registry.events import SYSTEM, AuditAction, AuditEvent, AuditOutcome, ServiceHalted
+from storage.database import Database
+from storage.ledger import append_once
+from storage.model_replicas import Holding, ReplicaRepository
+
+BEAT_S: Final = 2.0
+RETRY_S: Final = 1.0
+GOLDEN_DEVIATION: Final = "golden-deviation"
+SELF_TEST: Final = "self-test"  # who halted the model
+
+
+class Replica:
+    """Keeps `held` in step with the registry. Needs a running loop.
+
+    Args:
+        name: The model's name.
+        held: The versions of this replica.
+        watch: The registry. The replica refreshes it.
+        database: Where reports and halts go. The replica does not close it.
+        golden_interval_s: Seconds between two scheduled self-tests.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        held: HeldVersions,
+        watch: CatalogueWatch,
+        database: Database,
+        *,
+        golden_interval_s: float,
+    ) -> None:
+        self.id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._name = name
+        self._held = held
+        self._watch = watch
+        self._database = database
+        self._golden_interval_s = golden_interval_s
+        self._reported: Mapping[UUID, Holding] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Follow from now on, outside of any request's context."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(_for_ever(work, every), context=contextvars.Context())
+            for work, every in (
+                (self.follow, REFRESH_S),
+                (self.report, BEAT_S),
+                (self.self_test, self._golden_interval_s),
+            )
+        ]
+
+    async def follow(self) -> None:
+        """Look at the registry once. Raises `DatabaseUnavailable`."""
+        await self._watch.refresh()
+        catalogue = self._watch.current()
+        serving = catalogue.active(self._name).model if self._name in catalogue.names else None
+        self._held.hold(catalogue.wanted(self._name), serving)
+        if self._held.holdings() != self._reported:
+            await self.report()
+
+    async def report(self) -> None:
+        """Say what is held. Raises `DatabaseUnavailable`."""
+        async with self._one_at_a_time:
+            holdings = self._held.holdings()
+            async with self._database.transaction() as session:
+                repository = ReplicaRepository(session)
+                await repository.report(self.id, self._name, holdings, at=utc_now())
+            self._reported = holdings
+
+    async def self_test(self) -> None:
+        """Run the golden case; where it fails, halt the model in every replica.
+
+        Raises:
+            AuditUnavailable: The halt could not be recorded, so it does not hold.
+        """
+        try:
+            await self._held.self_test()
+        except InvalidModel as error:
+            await self._halt(error)
+
+    async def close(self) -> None:
+        """Stop following, and report nothing any longer."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(MedAIError):
+            async with self._database.transaction() as session:
+                await ReplicaRepository(session).withdraw(self.id)
+
+    async def _halt(self, deviation: InvalidModel) -> None:
+        if self._name in self._watch.current().halts:
+            return
+        event = AuditEvent(
+            event_id=uuid7(),
+            action=AuditAction.MODEL_HALTED,
+            description="A model failed its scheduled self-test and was halted.",
+            actor=SYSTEM,
+            outcome=AuditOutcome.FAILURE,
+            context={"measured": [str(fault) for fault in deviation.violations]},
+            changes=(ServiceHalted(self._name, GOLDEN_DEVIATION, SELF_TEST),),
+        )
+        (ended,) = await append_once(
+            self._database, [event], software_version=SOFTWARE, now=utc_now
+        )
+        if isinstance(ended, MedAIError):
+            raise ended
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+    delay_s = every_s
+    while True:
+        await asyncio.sleep(delay_s)
+        try:
+            await work()
+            delay_s = every_s
+        except MedAIError:  # the database's own state is watched elsewhere
+            delay_s = min(every_s, RETRY_S)
