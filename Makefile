@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 export MEDAI_HOME ?= var
 # The suite waits as much as it works: three processes fill two cores. What goes through Ray stays in
-# one of them (tests/conftest.py) and starts first.
-SPREAD ?= --numprocesses=3 --dist=loadgroup --no-loadscope-reorder
+# two of them and starts first (tests/conftest.py).
+SPREAD ?= --numprocesses=3 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test check format lint types contracts faults bench audit notes lock clean

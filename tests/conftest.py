@@ -1,29 +1,36 @@
 """Fixtures every test may use."""
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+RAY = ("tests/serve/", "tests/telemetry/test_metrics_ray.py")
+SHARED = ("test_doctor", "test_faults", "test_one_image")  # modules on the session's one service
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> Iterator[None]:
-    """Say to pytest-xdist which tests share a process: those of a module, and all that start Ray.
 
-    Two Ray clusters on two cores start in more than twice the time of one. The group of Ray comes
-    first, since it is the longest; a wrapper, so that the shuffling is done by then.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What goes through Ray first: those are the longest groups, and a late start would show."""
+    items.sort(key=lambda item: not item.nodeid.startswith(RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process a module; all modules that start Ray in two.
+
+    More than two clusters at a time would wait for each other's cores, and the tests of one service
+    need to be where it is. (`--dist=loadgroup` would say it by marks, but xdist 3.8 writes them to
+    where pytest 9 does not read them any more.)
     """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            module = item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group("serve" if _through_ray(item) else module))
-    yield
-    items.sort(key=lambda item: not _through_ray(item))
+    from xdist.scheduler import LoadFileScheduling  # where it is installed
 
+    class ByModule(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if not nodeid.startswith(RAY):
+                return str(super()._split_scope(nodeid))
+            return "one service" if any(name in nodeid for name in SHARED) else "own services"
 
-def _through_ray(item: pytest.Item) -> bool:
-    return item.get_closest_marker("serve") is not None
+    return ByModule(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -20,14 +20,8 @@ from deployments.doctor import examination, host
 from deployments.doctor.finding import Check, Finding, Installation, State
 from registry.errors import InvalidModel
 from tests.host.conftest import Medai
+from tests.serve.conftest import PORTS
 
-PORTS = (
-    "PORT",
-    "FALLBACK_PORT",
-    "HAPROXY_METRICS_PORT",
-    "HAPROXY_STATS_PORT",
-    "METRICS_PORT",
-)
 FAIL = "fail"
 SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
 
