@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
 export MEDAI_HOME ?= var
 # The suite waits as much as it works: three processes fill two cores. What goes through Ray stays in
-# two of them and starts first (tests/conftest.py).
+# one of them and starts first (tests/conftest.py).
 SPREAD ?= --numprocesses=3 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format lint types contracts faults bench audit notes lock clean
+.PHONY: help setup demo serve test check format lint types contracts long faults bench audit notes lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: $(VENV)/.dev ## The whole test suite (SQLite, PostgreSQL from a wheel, a r
 
 check: lint types contracts $(VENV)/.dev ## Everything CI asks for
 	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term
+
+long: $(VENV)/.dev ## The tests that need services of several replicas: model life, scaling, exact counts
+	$(BIN)/python -m pytest -m long
 
 faults: $(VENV)/.dev ## Break it: 200 kills, outages, full disks, 10,000 named patients (about 20 minutes)
 	$(BIN)/python -m tests.faults.run

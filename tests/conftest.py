@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 RAY = ("tests/serve/", "tests/telemetry/test_metrics_ray.py")
-SHARED = ("test_doctor", "test_faults", "test_one_image")  # modules on the session's one service
 
 
 @pytest.hookimpl(trylast=True)
@@ -16,19 +15,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One process a module; all modules that start Ray in two.
+    """One process a module, but one for all modules that start Ray.
 
-    More than two clusters at a time would wait for each other's cores, and the tests of one service
-    need to be where it is. (`--dist=loadgroup` would say it by marks, but xdist 3.8 writes them to
-    where pytest 9 does not read them any more.)
+    Two clusters at a time wait for each other's cores, longer than a start may take.
+    (`--dist=loadgroup` would say it by marks, but xdist 3.8 writes them to where pytest 9 does not
+    read them any more.)
     """
     from xdist.scheduler import LoadFileScheduling  # where it is installed
 
     class ByModule(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if not nodeid.startswith(RAY):
-                return str(super()._split_scope(nodeid))
-            return "one service" if any(name in nodeid for name in SHARED) else "own services"
+            return "ray" if nodeid.startswith(RAY) else str(super()._split_scope(nodeid))
 
     return ByModule(config, log)
 

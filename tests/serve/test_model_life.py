@@ -19,7 +19,7 @@ from tests.serve.challengers import NAME, challenger
 from tests.serve.conftest import PASSWORD, Service, environment_for, medai, running
 from tests.serve.films import INFER, film
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(400)]
 
 JPEG = {"Content-Type": "image/jpeg"}
 CALLERS = 4

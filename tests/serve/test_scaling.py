@@ -19,7 +19,7 @@ from benchmarks.densenet import NAME, write
 from tests.serve.conftest import PASSWORD, Service, environment_for, medai, running
 from tests.serve.films import film
 
-pytestmark = [pytest.mark.serve, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(400)]
 
 CONFIG = Path(__file__).parents[2] / "serve_config.yaml"
 MODEL = f"OnnxModel:{NAME}"
