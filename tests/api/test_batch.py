@@ -298,7 +298,7 @@ async def test_the_deadline_is_the_batch_s_and_only_the_late_ones_fail(
     build: Callable[..., Any],
 ) -> None:
     stuck = Stuck()
-    house = await build(limits=LimitSettings(deadline_s=0.2), screening=stuck)
+    house = await build(limits=LimitSettings(deadline_s=1.0), screening=stuck)
 
     items = (await send(house, *[FILE] * 50, image(BAD), *[FILE] * 49)).json()["items"]
 
