@@ -6,7 +6,7 @@ import pytest
 
 from tests.serve.conftest import Service
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
 
 
 def test_a_running_service_is_known_as_one_and_haproxy_s_open_ports_are_named(

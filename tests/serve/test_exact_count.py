@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.conftest import PASSWORD, Service, environment_for, medai, running
 from tests.serve.films import INFER, corrupt, film, washed_out
 
-pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(480)]
 
 TOPOLOGY = Path(__file__).parents[2] / "serve_config.yaml"
 JPEG = {"Content-Type": "image/jpeg"}

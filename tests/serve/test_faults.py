@@ -14,7 +14,7 @@ import pytest
 from tests.serve.conftest import Service
 from tests.serve.films import INFER, film
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
 
 JPEG = {"Content-Type": "image/jpeg"}
 HEALED_S = 40.0

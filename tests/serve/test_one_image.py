@@ -9,7 +9,7 @@ from httpx2 import Client, Response
 from tests.serve.conftest import PASSWORD, Service
 from tests.serve.films import INFER, ROUTER, corrupt, film, film_file, washed_out
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
 
 JPEG = {"Content-Type": "image/jpeg"}
 DICOM = {"Content-Type": "application/dicom"}

@@ -22,7 +22,7 @@ import pytest
 from tests.serve.conftest import PASSWORD, STOP_S, environment_for, medai, running
 from tests.serve.films import INFER, film
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -154,7 +154,7 @@ def serve_run(environment: dict[str, str], topology: Path) -> Iterator[str]:
             command, env={**environment, "RAY_TMPDIR": short}, stdout=stream, stderr=stream
         )
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not is_ready(url):
             assert process.poll() is None, output.read_text()[-3000:]
             assert time.monotonic() < deadline, output.read_text()[-3000:]

@@ -17,7 +17,7 @@ import yaml
 
 from tests.serve.conftest import PASSWORD, READY_S, Service, environment_for, medai, running
 
-pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(480)]
 
 TOPOLOGY = Path(__file__).parents[2] / "serve_config.yaml"
 HEADER_TIMEOUT_S = 2.0

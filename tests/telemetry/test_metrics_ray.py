@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.telemetry.metrics_exposition import exposition
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
 
 Totals = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -48,7 +48,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(report.read_text())
