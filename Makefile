@@ -24,10 +24,10 @@ demo: $(VENV)/.demo ## The main job on a real chest film, from nothing to a veri
 serve: $(VENV)/.demo ## Run the server until Ctrl-C (first: .venv/bin/medai init)
 	@exec $(BIN)/medai serve
 
-test: $(VENV)/.dev ## The whole test suite (SQLite, PostgreSQL from a wheel, a real Ray Serve)
+test: $(VENV)/.dev ## The tests (SQLite, PostgreSQL from a wheel, a real Ray Serve); the longest are in make long
 	$(BIN)/python -m pytest $(SPREAD)
 
-check: lint types contracts $(VENV)/.dev ## Everything CI asks for
+check: lint types contracts $(VENV)/.dev ## What CI asks for, and the coverage
 	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term
 
 long: $(VENV)/.dev ## The tests that need services of several replicas: model life, scaling, exact counts
