@@ -5,6 +5,7 @@ an operator goes: environment, command line, HTTP.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -146,9 +147,10 @@ def stop(service: Service) -> None:
 
 
 @pytest.fixture(scope="session")
-def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a home with a database, keys, models and one user of each role."""
-    environment = environment_for(tmp_path_factory.mktemp("home"))
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a database, keys, models and one user of each role. Copied, never served."""
+    home = tmp_path_factory.mktemp("template") / "home"
+    environment = environment_for(home)
     for arguments, text in (
         (("init", "--no-admin"), None),
         (("users", "add", "vera", "--role", "viewer", "--password-stdin"), PASSWORD),
@@ -157,7 +159,19 @@ def prepared_home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ):
         done = medai(environment, *arguments, text=text)
         assert done.returncode == 0, done.stderr
-    return environment
+    return home
+
+
+def copy_of(template: Path, home: Path) -> dict[str, str]:
+    """The environment of a home of its own, made from the template."""
+    shutil.copytree(template, home)
+    return environment_for(home)
+
+
+@pytest.fixture(scope="session")
+def prepared_home(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of the home that the shared service has."""
+    return copy_of(template, tmp_path_factory.mktemp("shared") / "home")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.serve.conftest import PASSWORD, STOP_S, environment_for, medai, running
+from tests.serve.conftest import PASSWORD, STOP_S, copy_of, environment_for, medai, running
 from tests.serve.films import INFER, film
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
@@ -28,13 +28,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> dict[str, str]:
+def home(template: Path, tmp_path: Path) -> dict[str, str]:
     """The environment of a prepared home of its own."""
-    environment = environment_for(tmp_path / "home")
-    assert medai(environment, "init", "--no-admin").returncode == 0
-    user = ("users", "add", "carl", "--role", "clinician", "--password-stdin")
-    assert medai(environment, *user, text=PASSWORD).returncode == 0
-    return environment
+    return copy_of(template, tmp_path / "home")
 
 
 def last_line(done: "subprocess.CompletedProcess[str]") -> str:

@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -34,9 +36,13 @@ def at(sums: Totals, name: str, **labels: str) -> float | None:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def pages() -> Iterator[dict[str, Any]]:
     """What `ray_app.py` saw: during the run, and after its replicas had ended."""
-    run_dir = tmp_path_factory.mktemp("ray")
+    with TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:  # short: Ray's sockets
+        yield run(Path(directory))
+
+
+def run(run_dir: Path) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
