@@ -23,6 +23,9 @@ SMALL = {"num_cpus": 0.1}
 # Constructors fail on what a retry does not mend (a wrong hash, a missing file) or on a database
 # that is away for a moment; twenty retries (Ray's default) would hide the first for minutes.
 RETRIES = 6
+# A change starts the new replicas before the old ones stop: with one replica, the other order would
+# be a pause. Only the audit writer keeps to it, because there may be one at a time.
+NEW_FIRST = 100
 
 
 def build(args: BuildArgs) -> Application:
@@ -42,6 +45,7 @@ def compose(
             name=f"{MODEL_PREFIX}{name}",
             max_ongoing_requests=128,
             max_queued_requests=512,
+            max_surge_percent=NEW_FIRST,
             ray_actor_options=SMALL,
             max_constructor_retry_count=RETRIES,
             user_config={},
@@ -52,6 +56,7 @@ def compose(
         name="Validator",
         max_ongoing_requests=64,
         max_queued_requests=512,
+        max_surge_percent=NEW_FIRST,
         ray_actor_options=SMALL,
         max_constructor_retry_count=RETRIES,
         user_config={},
@@ -73,6 +78,7 @@ def compose(
         name="Gateway",
         max_ongoing_requests=1000,
         max_queued_requests=2000,
+        max_surge_percent=NEW_FIRST,
         ray_actor_options=SMALL,
         max_constructor_retry_count=RETRIES,
         user_config={},

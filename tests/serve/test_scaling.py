@@ -1,23 +1,16 @@
 """Scaling by `serve_config.yaml` alone: replicas that come and go, tuning that restarts nothing."""
 
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
-from httpx2 import Client
 
 from benchmarks.densenet import NAME, write
+from tests.serve.changes import deploy, load, processes, send, wait_until
 from tests.serve.conftest import PASSWORD, Service, environment_for, medai, running
-from tests.serve.films import film
 
 pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -32,19 +25,6 @@ QUICK = {
     "metrics_interval_s": 1,
 }
 COMES_WITHIN_S, GOES_WITHIN_S = 90, 60
-# What `serve deploy` does with a file, from a process of its own that joins the running Ray.
-DEPLOY = """
-import sys
-import ray
-import yaml
-from ray.serve.context import _get_global_client
-from ray.serve.schema import ServeDeploySchema
-ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
-schema = ServeDeploySchema.model_validate(yaml.safe_load(open(sys.argv[2])))
-_get_global_client().deploy_apps(schema, _blocking=True)
-"""
-
-Statuses = list[int]
 
 
 def topology() -> dict[str, Any]:
@@ -89,65 +69,6 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-@contextmanager
-def load(service: Service, clients: int) -> Iterator[Statuses]:
-    """Clients that send one film after the other until the end. Gives the answers' statuses."""
-    statuses: Statuses = []
-    stop = threading.Event()
-
-    def call(client: Client) -> None:
-        while not stop.is_set():
-            statuses.append(send(client))
-
-    with service.client("carl") as client, ThreadPoolExecutor(clients) as threads:
-        running = [threads.submit(call, client) for _ in range(clients)]
-        try:
-            yield statuses
-        finally:
-            stop.set()
-    for each in running:
-        each.result()
-
-
-def send(client: Client) -> int:
-    """The status of one film's answer."""
-    headers = {"Content-Type": "image/jpeg"}
-    response = client.post(f"/infer?model={NAME}", content=film(), headers=headers)
-    return int(response.status_code)
-
-
-def wait_until(holds: Callable[[], bool], within_s: float, what: str) -> None:
-    """Look until it holds."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.5)
-
-
-def deploy(service: Service, document: dict[str, Any]) -> None:
-    """Hand a topology to the running service, as `serve deploy` does on a cluster."""
-    file = service.home / "changed.yaml"
-    file.write_text(yaml.safe_dump(document))
-    (raylet,) = [one for one in service.descendants() if one.name() == "raylet"]
-    address = next(
-        word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--gcs-address=")
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", DEPLOY, address, str(file)],
-        env=raylet.environ(),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def processes(service: Service) -> dict[str, set[psutil.Process]]:
-    """The replicas of each deployment; a process equals itself only, not a later one of its id."""
-    return {name: set(service.replicas(name)) for name in DEPLOYMENTS}
-
-
 def test_load_brings_a_second_model_replica_and_its_end_takes_it_away(
     slow_model: Service,
 ) -> None:
@@ -155,9 +76,9 @@ def test_load_brings_a_second_model_replica_and_its_end_takes_it_away(
         return len(slow_model.replicas(MODEL))
 
     assert count() == 1
-    with load(slow_model, clients=8) as busy:
+    with load(slow_model, 8, NAME) as busy:
         wait_until(lambda: count() == 2, COMES_WITHIN_S, "no second replica came under load")
-    with load(slow_model, clients=1) as calm:
+    with load(slow_model, 1, NAME) as calm:
         wait_until(lambda: count() == 1, GOES_WITHIN_S, "the second replica stayed without load")
 
     assert set(busy) == {200}
@@ -165,7 +86,7 @@ def test_load_brings_a_second_model_replica_and_its_end_takes_it_away(
 
 
 def test_tuning_is_taken_over_by_the_processes_that_run(slow_model: Service) -> None:
-    before = processes(slow_model)
+    before = processes(slow_model, DEPLOYMENTS)
     narrow = topology()
     (application,) = narrow["applications"]
     for each in application["deployments"]:
@@ -177,14 +98,14 @@ def test_tuning_is_taken_over_by_the_processes_that_run(slow_model: Service) -> 
             each["user_config"]["max_batch_size"] = 4
 
     deploy(slow_model, narrow)
-    with load(slow_model, clients=6) as narrowed:
+    with load(slow_model, 6, NAME) as narrowed:
         wait_until(lambda: 503 in narrowed, 30, "the new max_queue is not in force")
-    after = processes(slow_model)
+    after = processes(slow_model, DEPLOYMENTS)
     deploy(slow_model, topology())
     with slow_model.client("carl") as client, ThreadPoolExecutor(6) as threads:
-        widened = set(threads.map(lambda _: send(client), range(12)))
+        widened = set(threads.map(lambda _: send(client, NAME), range(12)))
 
     assert set(narrowed) <= {200, 503}
     assert after == before
-    assert processes(slow_model) == before
+    assert processes(slow_model, DEPLOYMENTS) == before
     assert widened == {200}

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.serve.conftest import PASSWORD, READY_S, Service, environment_for, medai, running
+from tests.serve.films import INFER
 
 pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(480)]
 
@@ -82,20 +83,18 @@ def user_id(admin: httpx2.Client, username: str) -> str:
 
 
 def seconds_until_refused(
-    gateways: list[str], headers: dict[str, str], wanted: int, revoke: Callable[[], httpx2.Response]
+    gateways: list[str], headers: dict[str, str], revoke: Callable[[], httpx2.Response]
 ) -> float:
     """How long after the answer to `revoke` a gateway still let the token in, at the latest."""
     clients = [httpx2.Client(base_url=url, headers=headers) for url in gateways]
     try:
-        before = {client.post("/infer?model=cxr-pneumonia").status_code for client in clients}
-        assert wanted not in before
-        assert 401 not in before
+        assert 401 not in {client.post(INFER).status_code for client in clients}
         assert revoke().is_success
         revoked = time.monotonic()
         delay = 0.0
         while (asked := time.monotonic()) < revoked + WATCHED_S:
             for client in clients:
-                if client.post("/infer?model=cxr-pneumonia").status_code != wanted:
+                if client.post(INFER).status_code != 401:
                     delay = asked - revoked
             time.sleep(0.005)
     finally:
@@ -105,39 +104,36 @@ def seconds_until_refused(
 
 
 def test_a_logout_counts_on_both_gateways_within_a_second(
-    service: Service, gateways: list[str], record_property: Callable[[str, object], None]
+    service: Service, gateways: list[str], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     delays = []
     for _ in range(ROUNDS):
         with service.client("carl") as client:
             headers = {"Authorization": client.headers["Authorization"]}
             delays.append(
-                seconds_until_refused(gateways, headers, 401, partial(client.post, "/auth/logout"))
+                seconds_until_refused(gateways, headers, partial(client.post, "/auth/logout"))
             )
 
-    record_property("logout_delay_s", max(delays))
+    record_testsuite_property("logout_delay_s", max(delays))
     assert max(delays) < REVOKED_WITHIN_S
 
 
 def test_another_role_and_a_disabling_count_on_both_gateways_within_a_second(
-    service: Service, gateways: list[str], record_property: Callable[[str, object], None]
+    service: Service, gateways: list[str], record_testsuite_property: Callable[[str, object], None]
 ) -> None:
-    with service.client("anna") as admin, service.client("cleo") as client:
-        headers = {"Authorization": client.headers["Authorization"]}
+    with service.client("anna") as admin:
         account = f"/admin/users/{user_id(admin, 'cleo')}"
+        delays = []
+        for change in ({"role": "viewer"}, {"disabled": True}):  # a new role ends the old tokens
+            with service.client("cleo") as client:
+                headers = {"Authorization": client.headers["Authorization"]}
+            delays.append(
+                seconds_until_refused(gateways, headers, partial(admin.patch, account, json=change))
+            )
+    role, disabled = delays
 
-        role = seconds_until_refused(
-            gateways, headers, 403, lambda: admin.patch(account, json={"role": "viewer"})
-        )
-        back = admin.patch(account, json={"role": "clinician"})
-        time.sleep(REVOKED_WITHIN_S)
-        disabled = seconds_until_refused(
-            gateways, headers, 401, lambda: admin.patch(account, json={"disabled": True})
-        )
-
-    assert back.is_success
-    record_property("role_delay_s", role)
-    record_property("disabled_delay_s", disabled)
+    record_testsuite_property("role_delay_s", role)
+    record_testsuite_property("disabled_delay_s", disabled)
     assert max(role, disabled) < REVOKED_WITHIN_S
 
 
