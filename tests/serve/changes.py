@@ -32,17 +32,20 @@ Statuses = list[int]
 
 
 @contextmanager
-def load(service: Service, clients: int, model: str) -> Iterator[Statuses]:
+def load(
+    service: Service, clients: int, model: str, results: list[str] | None = None
+) -> Iterator[Statuses]:
     """Clients that send one film after the other until the end. Gives the answers' statuses.
 
-    A connection that breaks without an answer counts as 0.
+    A connection that breaks without an answer counts as 0. `results` gets the id of each result
+    that was answered with success.
     """
     statuses: Statuses = []
     stop = threading.Event()
 
     def call(client: Client) -> None:
         while not stop.is_set():
-            statuses.append(send(client, model))
+            statuses.append(send(client, model, results))
 
     with service.client("carl") as client, ThreadPoolExecutor(clients) as threads:
         running = [threads.submit(call, client) for _ in range(clients)]
@@ -54,13 +57,15 @@ def load(service: Service, clients: int, model: str) -> Iterator[Statuses]:
         each.result()
 
 
-def send(client: Client, model: str) -> int:
+def send(client: Client, model: str, results: list[str] | None = None) -> int:
     """The status of one film's answer; 0 where there was none."""
     headers = {"Content-Type": "image/jpeg"}
     try:
         response = client.post(f"/infer?model={model}", content=film(), headers=headers)
     except HTTPError:
         return 0
+    if results is not None and response.is_success:
+        results.append(response.json()["result_id"])
     return int(response.status_code)
 
 

@@ -20,6 +20,8 @@ import httpx2
 import psutil
 import pytest
 
+from tests.telemetry.collector import Collector
+
 READY_S = 240.0  # a cluster starts in 10 s; on a machine that others use, in minutes
 STOP_S = 40.0
 PASSWORD = "correct horse battery staple lamp"
@@ -175,9 +177,22 @@ def prepared_home(template: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 @pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """Where the service's spans go."""
+    collector = Collector()
+    with collector.running():
+        yield collector
+
+
+@pytest.fixture(scope="session")
 def service(
-    prepared_home: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    prepared_home: dict[str, str], collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """The service the serve tests share."""
-    with running(prepared_home, tmp_path_factory.mktemp("log") / "server.log") as service:
+    """The service the serve tests share. A request is traced if its caller says so."""
+    tracing = {
+        "MEDAI_TRACING__ENDPOINT": f"http://127.0.0.1:{collector.port}",
+        "MEDAI_TRACING__SAMPLE_RATIO": "0",
+    }
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    with running(prepared_home | tracing, log) as service:
         yield service

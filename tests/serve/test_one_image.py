@@ -2,12 +2,14 @@
 
 import concurrent.futures
 import json
+import time
 
 import pytest
 from httpx2 import Client, Response
 
 from tests.serve.conftest import PASSWORD, Service
 from tests.serve.films import INFER, ROUTER, corrupt, film, film_file, washed_out
+from tests.telemetry.collector import Collector
 
 pytestmark = [pytest.mark.serve, pytest.mark.timeout(480)]
 
@@ -63,6 +65,32 @@ def test_a_ruined_image_is_refused_with_every_broken_rule_and_recorded(service: 
         assert {"brightness", "contrast"} <= broken
         stored = client.get(f"/results/{problem['result_id']}").json()
         assert stored["outcome"] == "rejected"
+
+
+def test_a_traced_request_is_one_trace_through_every_deployment(
+    service: Service, collector: Collector
+) -> None:
+    trace, caller = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    header = {"traceparent": f"00-{trace}-{caller}-01"}
+    with service.client("carl") as client:
+        untraced = send(client, film())
+        response = client.post(INFER, content=film(), headers=JPEG | header)
+
+    deadline = time.monotonic() + 20
+    while len(spans := collector.spans()) < 12 and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert untraced.headers["traceparent"][3:35] != trace
+    assert {component for component, _ in spans} == {
+        "gateway",
+        "validator",
+        "model:cxr-pneumonia",
+        "audit-writer",
+    }
+    assert {span.trace_id.hex() for _, span in spans} == {trace}
+    ids = {span.span_id.hex() for _, span in spans}
+    assert {span.parent_span_id.hex() for _, span in spans} < ids | {caller}
+    assert response.headers["traceparent"].split("-")[2] in ids
 
 
 def test_one_corrupt_image_among_eight_fails_alone(service: Service) -> None:
