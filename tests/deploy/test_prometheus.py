@@ -52,7 +52,7 @@ def promtool(*arguments: str, text: str | None = None) -> "subprocess.CompletedP
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 
