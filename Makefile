@@ -11,7 +11,7 @@ export MEDAI_HOME ?= var
 SPREAD ?= --numprocesses=3 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format lint types contracts long faults bench audit notes lock clean
+.PHONY: help setup demo serve test check format lint types contracts long faults bench audit docs notes lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ bench: $(VENV)/.bench ## Compare with ONNX Runtime alone, bare FastAPI and LitSe
 audit: $(VENV)/.audit ## Vulnerabilities, licences, secrets in the history, SBOM (dist/sbom.cdx.json)
 	$(BIN)/python -m supply_chain.run
 
+docs: $(VENV)/.docs ## The handbook as a site, strictly: dist/site/index.html
+	$(BIN)/zensical build --strict --clean
+
 notes: ## Print what CHANGELOG.md says of a release: make notes TAG=v1.2.3
 	@$(PYTHON) -m supply_chain.release_notes "$(TAG)"
 
@@ -62,7 +65,7 @@ format: $(VENV)/.dev ## Put the code in order
 
 lock: ## Resolve and pin the requirements anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv"; exit 1; }
-	for group in demo dev bench audit; do \
+	for group in demo dev bench audit docs; do \
 	  uv pip compile pyproject.toml --group $$group --universal --python-version 3.11 \
 	    --generate-hashes --no-header --no-annotate --no-emit-index-url --quiet --upgrade \
 	    $$(test $$group = demo || echo --constraint requirements/demo.txt) \
@@ -70,7 +73,7 @@ lock: ## Resolve and pin the requirements anew (needs uv)
 	done
 
 clean: ## Remove what was built (not var/, which holds records)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov dist
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -13,9 +13,10 @@ import os
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import resources
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -38,6 +39,7 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Days = Annotated[float, Field(gt=0, le=90 * 86_400)]  # in seconds
 Rate = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,8}/(second|minute|hour|day))?$")]  # "": none
 Port = Annotated[int, Field(ge=1, le=65_535)]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")]  # RFC 9110
 
 
 class Section(BaseModel):
@@ -81,6 +83,7 @@ class LimitSettings(Section):
     """Bounds of one request and of all at once."""
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=60 * 2**20)  # a hop takes 64 MiB
+    max_model_bytes: int = Field(default=256 * 2**20, ge=1024, le=2**31)  # POST /admin/models
     max_pixels: int = Field(default=40_000_000, ge=1024)  # a mammogram has about 28 million
     max_frames: int = Field(default=1000, ge=1)
     deadline_s: Seconds = 30.0  # of one inference; must stay below Serve's request_timeout_s
@@ -158,6 +161,63 @@ class LogSettings(Section):
     pipe: Path | None = None  # set by `medai serve`: every replica's lines go to its output
 
 
+class TracingSettings(Section):
+    """Traces of requests, sent to an OpenTelemetry collector. Off without an endpoint."""
+
+    endpoint: str | None = None  # http[s]://host[:port][/prefix]; `/v1/traces` is added
+    sample_ratio: float = Field(default=0.1, ge=0, le=1)  # of requests whose caller does not say
+    headers: dict[HeaderName, SecretStr] = {}  # sent to the collector, such as authorization
+    ca_file: Path | None = None  # whom the collector's certificate must come from
+    allow_plain_http: bool = False  # production wants to be told that the network is a private one
+    timeout_s: Seconds = 5.0  # of one export; what is not delivered by then is dropped
+    queue_size: int = Field(default=2048, ge=64, le=65_536)  # spans that may wait; more are dropped
+
+    @field_validator("endpoint")
+    @classmethod
+    def _a_collector(cls, endpoint: str | None) -> str | None:
+        if endpoint is None:
+            return None
+        form = "say http[s]://host[:port][/prefix]"
+        try:
+            url = urlsplit(endpoint)
+            complete = bool(url.hostname) and url.port != 0
+        except ValueError:  # its text repeats what was set
+            raise ValueError(form) from None
+        if url.username is not None:
+            raise ValueError("put credentials into tracing.headers, not into the URL")
+        if url.scheme not in {"http", "https"} or not complete or url.query or url.fragment:
+            raise ValueError(form)
+        return endpoint.rstrip("/")
+
+    @field_validator("headers")
+    @classmethod
+    def _one_line_each(cls, headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for value in headers.values():
+            text = value.get_secret_value()
+            if not text.isascii() or not text.isprintable():
+                raise ValueError("a value is visible ASCII characters and spaces")
+        return headers
+
+    @property
+    def url(self) -> str:
+        """Where spans are posted to. Only where tracing is on."""
+        assert self.endpoint is not None
+        return f"{self.endpoint}/v1/traces"
+
+    @property
+    def leaves_in_the_clear(self) -> bool:
+        """Whether spans would leave this host without TLS."""
+        url = urlsplit(self.endpoint or "")
+        return url.scheme == "http" and not _is_this_host(url.hostname or "")
+
+
+def _is_this_host(name: str) -> bool:
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
 class ServerSettings(Section):
     """Where `medai serve` listens. The ports are loopback's unless `host` says otherwise."""
 
@@ -194,6 +254,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     models: ModelSettings = ModelSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
     server: ServerSettings = ServerSettings()
 
     @classmethod
@@ -204,7 +265,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise InvalidConfiguration(
-                "a setting is wrong", tuple(_violation(fault) for fault in error.errors())
+                "a setting is wrong",
+                tuple(one for fault in error.errors() for one in _violations(fault)),
             ) from None
 
     @classmethod
@@ -230,6 +292,11 @@ class Settings(BaseSettings):
                 faults.append("auth.key_dir and privacy.pseudonym_key_file must be set")
             if not self.server.tls_terminated:
                 faults.append("server.tls_terminated must be true: put a TLS proxy in front")
+            if self.tracing.leaves_in_the_clear and not self.tracing.allow_plain_http:
+                faults.append(
+                    "tracing.endpoint must be https, or tracing.allow_plain_http true: "
+                    "the network to the collector is a private one"
+                )
             if faults:
                 raise ValueError("; ".join(faults))
         return self
@@ -306,7 +373,7 @@ def _refuse_unknown_names() -> None:
         raise InvalidConfiguration("unknown setting in the environment", tuple(faults))
 
 
-def _violation(fault: object) -> Violation:
+def _violations(fault: object) -> list[Violation]:
     """One pydantic error, without the offending value: it may be a secret."""
     assert isinstance(fault, dict)
     place = DELIMITER.join(str(part) for part in fault["loc"])
@@ -317,4 +384,6 @@ def _violation(fault: object) -> Violation:
         fields = getattr(section, "model_fields", {})
         near = get_close_matches(str(fault["loc"][-1]), list(fields), n=1)
         advice = f"did you mean {near[0]}?" if near else "no such setting"
-    return Violation(name, advice=advice)
+    if not place:  # rules for the whole tree come together
+        return [Violation(name, advice=one) for one in advice.split("; ")]
+    return [Violation(name, advice=advice)]

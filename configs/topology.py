@@ -43,7 +43,7 @@ class ValidatorTuning(Section):
     """`user_config` of `Validator`."""
 
     threads: int = Field(default=1, ge=1, le=64)  # images decoded side by side in one replica
-    decoder_processes: int = Field(default=1, ge=1, le=16)  # guarded children, for DICOM
+    decoder_processes: int = Field(default=1, ge=1, le=16)  # slow files decoded at once
 
 
 class ModelTuning(Section):

@@ -6,6 +6,7 @@ from deployments.inference.recorder import Recorder
 from deployments.inference.signing import signing
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
+from deployments.telemetry.tracing_start import close_tracing, start_tracing
 from registry.contract import Receipt
 from registry.errors import MedAIError
 from registry.events import AuditEvent
@@ -20,8 +21,12 @@ class AuditWriter:
         logs = configure_logs(settings.log, component="audit-writer")
         self._database = Database(settings.database, settings.database_url)
         self._metrics = start_exporting(settings, "audit-writer", logs, self._database)
+        self._tracing = start_tracing(settings.tracing, self._metrics.instruments)
         self._recorder = Recorder(
-            self._database, signing(settings, self._database, logs), self._metrics.instruments
+            self._database,
+            signing(settings, self._database, logs),
+            self._metrics.instruments,
+            tracing=self._tracing,
         )
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
@@ -44,4 +49,5 @@ class AuditWriter:
         """Called by Serve once no request is left: say in the log that the writer stopped."""
         await self._recorder.close()
         await self._database.close()
+        await close_tracing(self._tracing)
         await self._metrics.close()

@@ -19,7 +19,10 @@ from deployments.commands_bench import bench
 from deployments.commands_doctor import doctor
 from deployments.commands_infer import infer
 from deployments.commands_models import initialise, models
+from deployments.commands_models_baseline import baseline as model_baseline
 from deployments.commands_models_check import check as check_model
+from deployments.commands_models_shadow import shadow as shadow_model
+from deployments.production import refuse_unsafe
 from deployments.reporting import reported
 from deployments.serving import CONFIG, become_server
 
@@ -37,6 +40,8 @@ Settings are `MEDAI_*` variables (`medai config show`), the topology is `serve_c
 config = typer.Typer(no_args_is_help=True, help="Settings and topology.")
 app.add_typer(users, name="users")
 models.command("check")(check_model)
+models.command("shadow")(shadow_model)
+models.command("baseline")(model_baseline)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
 app.add_typer(db, name="db")
@@ -86,10 +91,14 @@ def env() -> None:
 def config_check(
     file: Annotated[Path, typer.Argument(help="A Serve configuration file.")] = Path(CONFIG),
 ) -> None:
-    """Refuse what Ray would ignore: misspelt keys, unknown deployments, wrong values."""
-    from deployments.config_check import read_serve_config  # noqa: PLC0415  # brings Ray along
+    """Refuse what Ray would ignore, such as misspelt keys; and what is unfit for production."""
+    from deployments.config_check import (  # noqa: PLC0415  # brings Ray along
+        applications_of,
+        read_serve_config,
+    )
 
-    read_serve_config(file)
+    settings = Settings.load()
+    refuse_unsafe(settings, applications_of(read_serve_config(file)))
     Console().print(f"{file.name} is right")
 
 

@@ -5,7 +5,9 @@
         answer = client.infer(Path("film.dcm"), model="cxr-pneumonia")
         print(answer["outcome"], answer["prediction"])
 
-What the service refuses is raised as `Problem`, with the rules that were broken.
+What the service refuses is raised as `Problem`, with the rules that were broken. Where it is busy
+and says when to come again, the client does, within limits (`client_retries`): every image is sent
+under an `Idempotency-Key`, so that one that is sent again is one inference.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx2
 
@@ -24,6 +26,7 @@ from deployments.client_answers import (
     ProblemDocument,
     ResultPage,
 )
+from deployments.client_retries import IDEMPOTENCY_KEY, TOTAL_S, answered
 
 MEDIA_TYPES = {
     ".dcm": "application/dicom",
@@ -84,10 +87,12 @@ class Client:
     Args:
         url: Where the server is.
         token: An access token, instead of `login`.
+        retry_for_s: How long to ask a busy server again; 0: never.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, *, retry_for_s: float = TOTAL_S) -> None:
         self._http = httpx2.Client(base_url=url, timeout=TIMEOUT_S)
+        self._retry_for_s = retry_for_s
         if token is not None:
             self._http.headers["Authorization"] = f"Bearer {token}"
 
@@ -134,7 +139,8 @@ class Client:
             model: The model's name.
             patient_id: The patient's id at the site; only a keyed pseudonym of it is kept.
             frame: Which frame of a multi-frame image, from 1.
-            idempotency_key: The same key and image again get the same recorded answer.
+            idempotency_key: The same key and image again get the same recorded answer. By default
+                a new key for each call.
 
         Raises:
             Problem: The service refused the image or could not answer.
@@ -143,14 +149,16 @@ class Client:
         query: dict[str, Any] = {"model": model} | ({} if frame is None else {"frame": frame})
         headers = _keyed(idempotency_key)
         if patient_id is None and media_type is not None:
-            response = self._http.post(
+            response = self._ask(
+                "POST",
                 "/infer",
                 params=query,
                 content=file.read_bytes(),
                 headers={"Content-Type": media_type, **headers},
             )
         else:
-            response = self._http.post(
+            response = self._ask(
+                "POST",
                 "/infer",
                 params=query,
                 files={"file": _part(file)},
@@ -171,7 +179,7 @@ class Client:
             files: JPEG, PNG or DICOM files.
             model: The model's name.
             idempotency_key: Up to 100 characters; the same key and files again get the same
-                recorded answers.
+                recorded answers. By default a new key for each call.
 
         Yields:
             The answer to each image, in order, as soon as its batch is answered. `index` is its
@@ -198,7 +206,8 @@ class Client:
             place += len(batch)
 
     def _infer_batch(self, batch: Sequence[Path], model: str, key: str | None) -> list[BatchItem]:
-        response = self._http.post(
+        response = self._ask(
+            "POST",
             "/infer/batch",
             params={"model": model},
             files=[("file", _part(file)) for file in batch],
@@ -244,7 +253,7 @@ class Client:
             for name, value in given.items()
             if value is not None
         }
-        return cast("ResultPage", _checked(self._http.get("/results", params=query)))
+        return cast("ResultPage", _checked(self._ask("GET", "/results", params=query)))
 
     def models(
         self,
@@ -257,7 +266,11 @@ class Client:
         """A page (from 1) of the registered model versions. Raises `Problem`."""
         given = {"page": page, "size": size, "clinical_domain": clinical_domain, "status": status}
         query = {name: value for name, value in given.items() if value is not None}
-        return cast("ModelPage", _checked(self._http.get("/models", params=query)))
+        return cast("ModelPage", _checked(self._ask("GET", "/models", params=query)))
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        request = self._http.build_request(method, path, **options)
+        return answered(self._http.send, request, total_s=self._retry_for_s)
 
 
 def batches(files: Sequence[Path]) -> list[list[Path]]:
@@ -284,7 +297,7 @@ def _part(file: Path) -> tuple[str, bytes, str]:
 
 
 def _keyed(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Idempotency-Key": key}
+    return {IDEMPOTENCY_KEY: uuid4().hex if key is None else key}
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -47,6 +47,11 @@ def read_serve_config(path: Path) -> ServeDeploySchema:
     return schema
 
 
+def applications_of(schema: ServeDeploySchema) -> list[dict[str, Any]]:
+    """The applications as the file has them, without Ray's defaults."""
+    return [application.model_dump(exclude_unset=True) for application in schema.applications]
+
+
 def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text("utf-8"))

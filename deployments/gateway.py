@@ -17,10 +17,16 @@ from deployments.hops import AuditHop, Handle, ReadyHop, ValidatorHop
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService
+from deployments.inference.traced import traced_screening, traced_trail
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from deployments.telemetry.metrics_exposition import MetricsPage
-from deployments.telemetry.metrics_observations import observe_verdict, show_models
+from deployments.telemetry.metrics_observations import (
+    observe_verdict,
+    show_baselines,
+    show_models,
+)
+from deployments.telemetry.tracing_start import close_tracing, start_tracing
 from registry.errors import AuditUnavailable, ModelUnavailable
 from storage.database import Database
 from storage.signing_keys import load_keys
@@ -39,12 +45,14 @@ class Gateway:
         self._metrics = start_exporting(settings, "gateway", logs, self._database)
         instruments = self._metrics.instruments
         instruments.watch(self._show)
+        self._tracing = start_tracing(settings.tracing, instruments)
         self._catalogue = CatalogueWatch.start(settings)
         self._screening = ValidatorHop(validator, tuning.validator, timeout_s=limits.deadline_s)
         self._audit = AuditHop(audit, tuning.audit, timeout_s=limits.audit_timeout_s)
+        trail = traced_trail(self._audit, self._tracing)
         self._inference = InferenceService(
-            self._screening,
-            self._audit,
+            traced_screening(self._screening, self._tracing),
+            trail,
             self._catalogue.current,
             limits,
             lambda answer: observe_verdict(
@@ -69,7 +77,7 @@ class Gateway:
         )
         self._services = Services(
             inference=self._inference,
-            audit=self._audit,
+            audit=trail,
             database=self._database,
             tokens=AccessTokens(keys, settings.auth),
             sessions=Sessions.of(self._database, settings.auth),
@@ -85,6 +93,7 @@ class Gateway:
             rate_limits=RateLimits(settings.ratelimit),
             counts=Counts(instruments),
             metrics=MetricsPage.of_node(settings.server),
+            tracing=self._tracing,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -100,7 +109,9 @@ class Gateway:
         instruments.admission_limit.set(self._services.limits.max_in_progress)
         instruments.queue.set(self._screening.depth(), "validator")
         instruments.queue.set(self._audit.batcher.depth, "audit")
-        show_models(instruments, self._catalogue.known())
+        known = self._catalogue.known()
+        show_models(instruments, (served.model for served in known))
+        show_baselines(instruments, known)
         for name, halted in self._catalogue.halted().items():
             instruments.model_halted.set(halted, name)
 
@@ -119,4 +130,5 @@ class Gateway:
         await self._replicas.close()
         await self._catalogue.close()
         await self._database.close()
+        await close_tracing(self._tracing)
         await self._metrics.close()

@@ -29,6 +29,7 @@ from registry.errors import (
 )
 from registry.events import AuditEvent
 
+HEAVY_CALLS = 4  # times `max_in_flight`: the guard has queues of its own, and one may be held long
 READY_S = 3.0  # how long a replica may take to say whether it is ready
 
 Handle: TypeAlias = DeploymentHandle[Any]
@@ -94,24 +95,32 @@ class ValidatorHop:
             handle, "screen", timeout_s=timeout_s, lost=ModelUnavailable
         )
         self._light: Batcher[Upload, Verdict] = Batcher(call, **tuning.model_dump())
-        # A file that takes the guard tens of ms goes alone, or its batch-mates would wait for it.
-        self._heavy: Batcher[Upload, Verdict] = Batcher(
-            call, **(tuning.model_dump() | {"max_batch_size": 1})
-        )
+        # A file that takes the guard tens of ms goes alone, or its batch-mates would wait for it;
+        # and one that takes seconds among its like, or it would hold the calls of those.
+        self._heavy: Batcher[Upload, Verdict] = Batcher(call, **_alone(tuning, HEAVY_CALLS))
+        self._slow: Batcher[Upload, Verdict] = Batcher(call, **_alone(tuning))
 
     def reconfigure(self, tuning: HopTuning) -> None:
         """Take new tuning."""
         self._light.reconfigure(**tuning.model_dump())
-        self._heavy.reconfigure(**(tuning.model_dump() | {"max_batch_size": 1}))
+        self._heavy.reconfigure(**_alone(tuning, HEAVY_CALLS))
+        self._slow.reconfigure(**_alone(tuning))
 
     def depth(self) -> int:
         """How many images wait for a call."""
-        return self._light.depth + self._heavy.depth
+        return self._light.depth + self._heavy.depth + self._slow.depth
 
     async def screen(self, upload: Upload) -> Verdict:
         """See `inference.service.Screening`."""
-        batcher = self._heavy if signature(upload.body).heavy else self._light
+        found = signature(upload.body)
+        batcher = self._slow if found.slow else self._heavy if found.heavy else self._light
         return await batcher.submit(upload)
+
+
+def _alone(tuning: HopTuning, calls: int = 1) -> dict[str, Any]:
+    """The tuning for images that go alone, in so many times the calls at once."""
+    changes = {"max_batch_size": 1, "max_in_flight": tuning.max_in_flight * calls}
+    return tuning.model_dump() | changes
 
 
 class AuditHop:

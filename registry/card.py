@@ -11,8 +11,10 @@ information that the EU AI Act, article 13(3), wants a deployer to have.
 
 import hashlib
 import math
+from datetime import date
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from itertools import accumulate
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -24,6 +26,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+SCORE_BOUNDS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+"""Upper bounds of the buckets that scores are counted in, live and for a baseline."""
 
 
 class Section(BaseModel):
@@ -148,6 +152,21 @@ class AllowedRange(ConstraintRule):
     allowed: Range
 
 
+class SymmetryRule(ConstraintRule):
+    """Left and right must resemble each other: for models of frontal images of what is bilateral.
+
+    The measure is `inference.symmetry`. An image whose header tells a view (0018,5101) that is none
+    of `views`, such as a lateral one, is not held against the rule; where the header does not tell
+    the view, `absent` follows instead of `violated`. What is cut off is asymmetric, but so is a
+    chest with one white lung: refusing would turn away the sickest.
+    """
+
+    allowed: Range
+    views: tuple[Annotated[str, StringConstraints(to_upper=True, max_length=16)], ...] = Field(
+        default=("AP", "PA"), min_length=1
+    )
+
+
 class Constraints(Section):
     """What the model was meant for (DICOM PS3.3 attributes), each only where it is set."""
 
@@ -161,6 +180,7 @@ class Constraints(Section):
     pixel_spacing_mm: AllowedRange | None = None  # (0028,0030) or (0018,1164), larger of the two
     photometric: AllowedValues | None = None  # (0028,0004)
     manufacturer: ExcludedValues | None = None  # (0008,0070)
+    symmetry: SymmetryRule | None = None  # of the pixels
 
 
 class QualityLimits(Section):
@@ -214,6 +234,47 @@ class RuntimeSpec(Section):
     allow_domains: tuple[str, ...] = ()  # operator domains beside ai.onnx, each signed off
 
 
+class ScoreBaseline(Section):
+    """How the scores lay on the data that the version was validated with.
+
+    Live scores are counted in the same buckets (`medai_model_score_ratio`); an alert tells where
+    they lie elsewhere. `medai models baseline` makes this section from stored results.
+
+    Attributes:
+        source: Which images these were.
+        taken_on: When.
+        images: How many. Below 100, chance alone moves a distribution as far as the alert allows.
+        bounds: Upper bounds of the buckets: `SCORE_BOUNDS`.
+        counts: For each label, how many scores lay in each bucket; the last one is above all
+            bounds.
+    """
+
+    source: Text
+    taken_on: date
+    images: int = Field(ge=100)
+    bounds: tuple[float, ...] = SCORE_BOUNDS
+    counts: dict[Label, tuple[Annotated[int, Field(ge=0)], ...]]
+
+    @model_validator(mode="after")
+    def _is_a_histogram(self) -> Self:
+        if self.bounds != SCORE_BOUNDS:
+            msg = f"bounds must be those of the live scores: {', '.join(map(str, SCORE_BOUNDS))}"
+            raise ValueError(msg)
+        for counts in self.counts.values():
+            if len(counts) != len(SCORE_BOUNDS) + 1 or sum(counts) != self.images:
+                msg = f"a label takes {len(SCORE_BOUNDS) + 1} counts, in all as many as images"
+                raise ValueError(msg)
+        return self
+
+    def upto(self, label: str) -> dict[float, float]:
+        """For each bound, which share (0..1) of the label's scores is at most that."""
+        cumulative = accumulate(self.counts[label])
+        return {
+            bound: below / self.images
+            for bound, below in zip(SCORE_BOUNDS, cumulative, strict=False)
+        }
+
+
 class DataSource(Section):
     """Where the training data came from, and under which licence."""
 
@@ -244,6 +305,7 @@ class ModelCard(Section):
     golden: GoldenCase
     runtime: RuntimeSpec = RuntimeSpec()
     metrics: dict[str, float | str | dict[str, float]] = Field(default_factory=dict)
+    baseline: ScoreBaseline | None = None
     data: tuple[DataSource, ...] = Field(min_length=1)
     licence: Text
     limits: tuple[Text, ...] = Field(min_length=1)
@@ -252,5 +314,12 @@ class ModelCard(Section):
     def _golden_scores_name_every_label(self) -> Self:
         if set(self.golden.scores) != set(self.output.labels):
             msg = "golden.scores must name each label of output.labels once"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _baseline_names_every_label(self) -> Self:
+        if self.baseline is not None and set(self.baseline.counts) != set(self.output.labels):
+            msg = "baseline.counts must name each label of output.labels once"
             raise ValueError(msg)
         return self

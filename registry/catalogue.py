@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from uuid import UUID
 
 from registry.card import ModelCard
 from registry.contract import ModelRef
@@ -18,13 +19,24 @@ class Served:
     path: str
 
 
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A challenger that scores, unheard, a share of what the version `answering` scores."""
+
+    id: UUID
+    answering: UUID
+    challenger: Served
+    share: float
+
+
 class Catalogue:
-    """The active versions by name, the staged ones beside them, and what is halted.
+    """The active versions by name, staged ones and challengers beside them, and what is halted.
 
     Args:
         served: The active versions.
         staged: Versions that replicas load so that they can become active.
         halts: The reason for each halted name.
+        shadows: The challenger of each name that has one.
     """
 
     def __init__(
@@ -33,9 +45,11 @@ class Catalogue:
         *,
         staged: Iterable[Served] = (),
         halts: Mapping[str, str] | None = None,
+        shadows: Iterable[Shadow] = (),
     ) -> None:
         self._by_name = {version.model.name: version for version in served}
         self._staged = {version.model.name: version for version in staged}
+        self._shadows = {shadow.challenger.model.name: shadow for shadow in shadows}
         self.halts: Mapping[str, str] = dict(halts or {})
 
     @property
@@ -64,14 +78,21 @@ class Catalogue:
             )
         return served
 
+    def shadow(self, name: str) -> Shadow | None:
+        """The challenger of `name`, if it has one."""
+        return self._shadows.get(name)
+
     def wanted(self, name: str) -> tuple[Served, ...]:
-        """What a replica of `name` should hold: the active and the staged version."""
-        versions = (self._by_name.get(name), self._staged.get(name))
-        return tuple(version for version in versions if version is not None)
+        """What a replica of `name` should hold: the active and staged version, and a challenger."""
+        shadow = self._shadows.get(name)
+        challenger = None if shadow is None else shadow.challenger
+        versions = (self._by_name.get(name), self._staged.get(name), challenger)
+        return tuple({one.model.id: one for one in versions if one is not None}.values())
 
     def versions(self) -> tuple[Served, ...]:
-        """Every active and staged version."""
-        return (*self._staged.values(), *self._by_name.values())
+        """Every active and staged version, and every challenger."""
+        challengers = (shadow.challenger for shadow in self._shadows.values())
+        return (*challengers, *self._staged.values(), *self._by_name.values())
 
     def gate_of(self, served: Served) -> Served | None:
         """The gate of `served`, if its card names one. Raises `NotFound`, or `ModelHalted`."""

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     OUT_OF_DOMAIN = "OUT_OF_DOMAIN"  # the gate model does not know this kind of image
     OUTSIDE_INTENDED_USE = "OUTSIDE_INTENDED_USE"  # the header says what the card does not allow
     INTENDED_USE_UNKNOWN = "INTENDED_USE_UNKNOWN"  # the header does not say what the card needs
+    ASYMMETRIC = "ASYMMETRIC"  # left and right differ: a side is cut off, or one lung is white
     PHI_IN_PIXELS = "PHI_IN_PIXELS"  # the pixels may show who the patient is
     BELOW_THRESHOLD = "BELOW_THRESHOLD"  # no score reaches the card's threshold
 
@@ -82,6 +83,8 @@ class Upload(Message):
             agree.
         patient: Pseudonym of the patient id that came beside the file, if one did.
         frame: Which frame of a multi-frame image to take, from 1.
+        trace: The span that waits for the answer, as a W3C traceparent; None where the request is
+            not traced.
     """
 
     result_id: UUID
@@ -90,14 +93,20 @@ class Upload(Message):
     media_type: str
     patient: str | None = None
     frame: int | None = None
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tensors(Message):
-    """Many images for one model version. `pixels`: uint8, shape (n, channels, height, width)."""
+    """Many images for one model version. `pixels`: uint8, shape (n, channels, height, width).
+
+    `traces`: the spans that wait for the scores, as W3C traceparents, of those images whose request
+    is traced; in no order that matters.
+    """
 
     model: ModelRef
     pixels: NDArray[np.uint8]
+    traces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

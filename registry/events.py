@@ -64,6 +64,8 @@ class AuditAction(StrEnum):
     MODEL_HALTED = "model.halted"
     MODEL_RESUMED = "model.resumed"
     MODEL_RETIRED = "model.retired"
+    SHADOW_STARTED = "model.shadow_started"
+    SHADOW_ENDED = "model.shadow_ended"
 
 
 class AuditOutcome(StrEnum):
@@ -285,6 +287,37 @@ class ServiceResumed(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowStarted(Message):
+    """An approved version that is compared with the active one from now on, unheard.
+
+    Attributes:
+        shadow_id: The comparison's id.
+        model: The challenger.
+        share: Of the active version's calls that it scores too, above 0 to 1.
+        by: Who wants it.
+
+    `Conflict` where the model has a challenger already, is halted or has no active version;
+    `IllegalTransition` where the two cannot be compared (`registry.shadow`).
+    """
+
+    shadow_id: UUID
+    model: ModelRef
+    share: float
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowEnded(Message):
+    """A comparison that ends; its counts stay. `Conflict` where there is none.
+
+    An activation, a retirement of either version and a halt end it too.
+    """
+
+    name: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class PatientErased(Message):
     """A patient who is forgotten: results and log keep nothing that leads to the pseudonym.
 
@@ -306,7 +339,9 @@ AccountChange: TypeAlias = (
     | ResetIssued
     | PasswordSet
 )
-ServiceChange: TypeAlias = VersionStaged | VersionUnstaged | ServiceHalted | ServiceResumed
+ServiceChange: TypeAlias = (
+    VersionStaged | VersionUnstaged | ServiceHalted | ServiceResumed | ShadowStarted | ShadowEnded
+)
 Change: TypeAlias = (
     NewResult | NewModelVersion | ModelTransition | ServiceChange | PatientErased | AccountChange
 )
@@ -321,6 +356,7 @@ class AuditEvent(Message):
         description: One constant sentence for people; values go into `context`.
         context: The details. Never a name, an id of a patient, or text that came from outside.
         changes: What is committed in the same transaction.
+        trace: The span that waits for the commit, as a W3C traceparent; never recorded.
     """
 
     event_id: UUID
@@ -331,3 +367,4 @@ class AuditEvent(Message):
     request_id: str | None = None
     context: dict[str, ContextValue] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
+    trace: str | None = None

@@ -15,8 +15,9 @@ Beside its versions a model name has:
     staged      the version that replicas load beside the one that serves, before the switch
     previous    the version that served before the active one: where a rollback leads
     halt        a reason for which nothing of this name answers, whatever is active
+    challenger  a version that scores a share of what the active one answers, unheard
 
-(docs/adr/0011)
+(docs/adr/0011, 0015)
 """
 
 from enum import StrEnum

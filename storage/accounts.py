@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, case, func, literal, null, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.contract import Role
-from registry.errors import NotFound
+from registry.errors import Conflict, NotFound
 from storage.tables import RevokedToken, User, UtcDateTime
 
 FREE_FAILURES = 4  # the next one locks
@@ -184,6 +184,22 @@ class AccountRepository:
             .values(failed_login_attempts=0, locked_until=None)
             .execution_options(synchronize_session=False)
         )
+
+    async def renew_hash(self, user_id: UUID, before: str, after: str) -> None:
+        """Put another hash of the same password in the place of `before`.
+
+        Raises:
+            Conflict: Another password was set meanwhile.
+        """
+        renewed = await self._session.execute(
+            update(User)
+            .where(User.id == user_id, User.password_hash == before)
+            .values(password_hash=after)
+            .returning(User.id)
+            .execution_options(synchronize_session=False)
+        )
+        if renewed.first() is None:
+            raise Conflict("the password has changed meanwhile")
 
     async def auth_state(self, *, at: datetime) -> AuthState:
         """Every account's state, and every revoked token that would still be good at `at`."""

@@ -25,6 +25,8 @@ from registry.events import (
     ServiceChange,
     ServiceHalted,
     ServiceResumed,
+    ShadowEnded,
+    ShadowStarted,
     VersionStaged,
     VersionUnstaged,
 )
@@ -34,6 +36,7 @@ from storage.erasure import erase_patient
 from storage.hashchain import Json
 from storage.records import decimal, model_json
 from storage.service_changes import apply_to_services, switched, taken_out
+from storage.shadow_changes import apply_to_shadows
 from storage.tables import ModelVersion
 
 # Results are not among them: they are many, read nothing, and are inserted a group at a time.
@@ -58,6 +61,8 @@ async def apply(session: AsyncSession, change: Applied, *, at: datetime) -> dict
             return await _model_transition(session, change, at)
         case VersionStaged() | VersionUnstaged() | ServiceHalted() | ServiceResumed():
             return await apply_to_services(session, change, at=at)
+        case ShadowStarted() | ShadowEnded():
+            return await apply_to_shadows(session, change, at=at)
         case PatientErased():
             return await erase_patient(session, change)
         case _:
@@ -103,12 +108,12 @@ async def _model_transition(
     session: AsyncSession, change: ModelTransition, at: datetime
 ) -> dict[str, Json]:
     check_step(change.before, change.after)
-    replaced = None
+    replaced = shadow = None
     if change.after is ModelStatus.ACTIVE:
         replaced = await _step_back(session, change.model, at)
-        await switched(session, change.model, replaced)
+        shadow = await switched(session, change.model, replaced, at=at)
     elif change.after is ModelStatus.RETIRED:
-        await taken_out(session, change.model)
+        shadow = await taken_out(session, change.model, at=at)
     values: dict[str, object] = {"status": change.after, "status_changed_at": at}
     signed_off = change.after is ModelStatus.APPROVED and change.before is not ModelStatus.ACTIVE
     if signed_off:
@@ -128,7 +133,7 @@ async def _model_transition(
     )
     if moved.first() is None:
         raise await _refusal(session, change)
-    return {
+    applied: dict[str, Json] = {
         "kind": "model_transition",
         "model": model_json(change.model),
         "before": str(change.before),
@@ -136,6 +141,7 @@ async def _model_transition(
         "by": change.by,
         "replaced": None if replaced is None else model_json(replaced),
     }
+    return applied if shadow is None else applied | {"shadow_ended": shadow}
 
 
 async def _refuse_the_uploader(session: AsyncSession, change: ModelTransition) -> None:

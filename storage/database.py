@@ -7,15 +7,17 @@ Rules this file keeps:
   write.
 - Whoever waits for a connection hears within the connect time-out, and at once while the database
   is known to be away; see `storage.circuit`.
+- What passes by itself is tried again, within the same time: connecting, and what is asked by
+  `Database.read`; a commit never. See `storage.retries`.
 - What leaves are our errors; see `storage.faults`.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,9 +28,15 @@ from configs.settings import DatabaseSettings
 from storage.circuit import Circuit, CircuitState
 from storage.engine import SQLITE, engine_of, parse_url, reading, writing
 from storage.faults import code, translated, unavailable
+from storage.retries import retrying
 
-# The caller hears a little before the driver gives up, so that he hears within the time set.
+Session: TypeAlias = AsyncSession  # what those who ask by `Database.read` are given
+T = TypeVar("T")
+
+# The caller hears a little before the driver gives up, so that he hears within the time set. A
+# read hears of its connection first, so that the circuit counts the failure.
 _PATIENCE = 0.9
+_READ_PATIENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class Database:
         self._writing = writing(self._engine)
         self._reading = reading(self._engine)
         self._patience_s = settings.connect_timeout_s * _PATIENCE
+        self._read_patience_s = settings.connect_timeout_s * _READ_PATIENCE
         self._capacity = settings.pool_size + settings.max_overflow
         self._in_use = 0
         self._circuit = Circuit()
@@ -84,12 +93,43 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one moment of the database and cannot write.
 
+        For long work. A question that a caller waits for is asked by `read`.
+
         Raises:
             DatabaseUnavailable: No connection, or it was lost.
             Internal: The database refused a statement.
         """
         async with self._session(self._reading) as session:
             yield session
+
+    async def read(
+        self, work: Callable[[AsyncSession], Awaitable[T]], *, within_s: float | None = None
+    ) -> T:
+        """What `work` finds in one moment of the database.
+
+        Where the connection is lost meanwhile, `work` is done again on another one; it must do
+        nothing but read.
+
+        Args:
+            work: What to read.
+            within_s: How long all of it may take; by default `connect_timeout_s`.
+
+        Raises:
+            DatabaseUnavailable: No connection, lost ones, or no answer in time.
+            Internal: The database refused a statement.
+            MedAIError: What `work` raises.
+        """
+
+        async def once() -> T:
+            async with self._lent(self._reading) as session:
+                return await work(session)
+
+        try:
+            async with asyncio.timeout(within_s or self._read_patience_s):
+                found: T = await retrying(within_s=self._read_patience_s)(once)
+                return found
+        except (SQLAlchemyError, OSError) as error:
+            raise translated(error) from None
 
     async def ping(self) -> float:
         """How long a question and its answer take, in ms. Raises `DatabaseUnavailable`."""
@@ -124,26 +164,33 @@ class Database:
 
     @asynccontextmanager
     async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        try:
+            async with self._lent(engine) as session:
+                yield session
+        except (SQLAlchemyError, OSError) as error:
+            raise translated(error) from None
+
+    @asynccontextmanager
+    async def _lent(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        """A session whose faults are the driver's own."""
         connection = await self._connect(engine)
         session = AsyncSession(connection, expire_on_commit=False)
         self._in_use += 1
         try:
             yield session
-        except (SQLAlchemyError, OSError) as error:
-            raise translated(error) from None
         finally:
             self._in_use -= 1
             # As one task, which no cancellation can cut in two: what stays open holds a lock.
             await asyncio.shield(_kept(self._closing, _closed(session, connection)))
 
     async def _connect(self, engine: AsyncEngine) -> AsyncConnection:
-        """A connection from the pool, within the patience.
+        """A connection from the pool, within the patience; it may take several attempts.
 
         It is made in a task of its own, because a driver that waits for a silent server cannot be
         interrupted in time; what comes too late goes back to the pool.
         """
         self._circuit.enter()
-        task = asyncio.create_task(_opened(engine))
+        task = asyncio.create_task(self._opened(engine))
         try:
             await asyncio.wait({task}, timeout=self._patience_s)
             if not task.done():
@@ -162,9 +209,17 @@ class Database:
         self._fault = None
         return connection
 
+    async def _opened(self, engine: AsyncEngine) -> AsyncConnection:
+        """Try for a connection. Who looks whether an open circuit can be closed tries once."""
 
-async def _opened(engine: AsyncEngine) -> AsyncConnection:
-    return await engine.connect()
+        async def once() -> AsyncConnection:
+            return await engine.connect()
+
+        attempts = retrying(
+            within_s=self._patience_s,
+            worth_while=lambda: self._circuit.state is CircuitState.CLOSED,
+        )
+        return await attempts(once)
 
 
 async def _closed(session: AsyncSession, connection: AsyncConnection) -> None:

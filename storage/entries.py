@@ -26,6 +26,7 @@ from registry.events import (
     ModelTransition,
     NewModelVersion,
     NewResult,
+    ShadowStarted,
     VersionStaged,
     VersionUnstaged,
 )
@@ -37,7 +38,14 @@ from storage.tables import Table
 
 FORMAT = 1
 
-_OF_A_VERSION = (NewResult, NewModelVersion, ModelTransition, VersionStaged, VersionUnstaged)
+_OF_A_VERSION = (
+    NewResult,
+    NewModelVersion,
+    ModelTransition,
+    VersionStaged,
+    VersionUnstaged,
+    ShadowStarted,
+)
 
 _INSERTS = tuple(
     insert(Table.metadata.tables[name])

@@ -11,10 +11,11 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.card import ModelCard
-from registry.catalogue import Catalogue, Served
+from registry.catalogue import Catalogue, Served, Shadow
 from registry.contract import ModelRef
 from registry.errors import InvalidModel, NotFound, Violation
 from registry.lifecycle import ModelStatus
+from storage.shadow_tables import ModelShadow
 from storage.tables import ModelService, ModelVersion
 
 
@@ -56,26 +57,23 @@ class ModelRepository:
         self._session = session
 
     async def catalogue(self, model_dir: Path) -> Catalogue:
-        """What serves, is staged and is halted; files by their absolute paths under `model_dir`."""
-        rows = await self._session.execute(
-            select(ModelVersion, ModelService.halt_reason)
-            .outerjoin(ModelService, ModelService.model_name == ModelVersion.model_name)
-            .where(
-                or_(
-                    ModelVersion.status == ModelStatus.ACTIVE,
-                    ModelVersion.id == ModelService.staged_id,
-                )
-            )
-        )
+        """What serves, is staged, halted and compared; files by their paths under `model_dir`."""
+        rows = await self._session.execute(_CATALOGUE)
         active: list[Served] = []
         staged: list[Served] = []
+        shadows: list[Shadow] = []
         halts: dict[str, str] = {}
-        for version, halt_reason in rows:
+        for version, staged_id, halt_reason, shadow_id, answering_id, challenger_id, share in rows:
             served = _served(_registered(version), model_dir)
-            (active if version.status == ModelStatus.ACTIVE else staged).append(served)
+            if version.status == ModelStatus.ACTIVE:
+                active.append(served)
+            if version.id == staged_id:
+                staged.append(served)
             if halt_reason is not None:
                 halts[version.model_name] = halt_reason
-        return Catalogue(active, staged=staged, halts=halts)
+            if version.id == challenger_id:
+                shadows.append(Shadow(shadow_id, answering_id, served, share))
+        return Catalogue(active, staged=staged, halts=halts, shadows=shadows)
 
     async def servable(self, model_id: UUID, model_dir: Path) -> Served:
         """A version that was signed off, by its id. Raises `NotFound`."""
@@ -162,6 +160,29 @@ class ModelRepository:
         return tuple(map(_registered, rows)), total or 0
 
 
+_CATALOGUE = (
+    select(
+        ModelVersion,
+        ModelService.staged_id,
+        ModelService.halt_reason,
+        ModelShadow.id,
+        ModelShadow.answering_id,
+        ModelShadow.challenger_id,
+        ModelShadow.share,
+    )
+    .outerjoin(ModelService, ModelService.model_name == ModelVersion.model_name)
+    .outerjoin(
+        ModelShadow,
+        (ModelShadow.model_name == ModelVersion.model_name) & ModelShadow.ended_at.is_(None),
+    )
+    .where(
+        or_(
+            ModelVersion.status == ModelStatus.ACTIVE,
+            ModelVersion.id == ModelService.staged_id,
+            ModelVersion.id == ModelShadow.challenger_id,
+        )
+    )
+)
 _ORDER = (ModelVersion.model_name, ModelVersion.created_at.desc(), ModelVersion.id.desc())
 
 

@@ -24,6 +24,7 @@ from configs.settings import DatabaseSettings
 from registry.errors import InvalidConfiguration, Violation
 from storage.database import Database
 from storage.engine import SQLITE, parse_url
+from storage.shadow_tables import ModelShadow as _ModelShadow  # noqa: F401  # declares its tables
 
 APP_ROLE = "medai_app"
 GRANTS = {
@@ -36,9 +37,11 @@ GRANTS = {
     "model_replicas": "SELECT, INSERT, UPDATE, DELETE",
     "model_services": "SELECT, INSERT, UPDATE",
     "model_versions": "SELECT, INSERT, UPDATE",
+    "model_shadows": "SELECT, INSERT, UPDATE",
     "password_resets": "SELECT, INSERT, DELETE",
     "refresh_tokens": "SELECT, INSERT, UPDATE, DELETE",
     "revoked_tokens": "SELECT, INSERT, DELETE",
+    "shadow_counts": "SELECT, INSERT, UPDATE",
     "users": "SELECT, INSERT, UPDATE",
     "validation_results": "SELECT, INSERT",
 }

@@ -5,6 +5,7 @@ entry says of it.
 """
 
 from datetime import datetime
+from typing import TypeAlias
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from registry.contract import ModelRef
 from registry.errors import Conflict, IllegalTransition, NotFound, Violation
 from registry.events import (
-    ServiceChange,
     ServiceHalted,
     ServiceResumed,
     VersionStaged,
@@ -21,12 +21,15 @@ from registry.events import (
 from registry.lifecycle import ModelStatus
 from storage.hashchain import Json
 from storage.records import model_json
+from storage.shadow_changes import shadow_of_name_ends, shadow_of_version_ends
 from storage.tables import ModelService, ModelVersion
 from storage.upsert import insert_if_absent
 
+Applied: TypeAlias = VersionStaged | VersionUnstaged | ServiceHalted | ServiceResumed
+
 
 async def apply_to_services(
-    session: AsyncSession, change: ServiceChange, *, at: datetime
+    session: AsyncSession, change: Applied, *, at: datetime
 ) -> dict[str, Json]:
     """Do `change` and say what it did.
 
@@ -46,10 +49,13 @@ async def apply_to_services(
             return await _resume(session, change)
 
 
-async def switched(session: AsyncSession, model: ModelRef, replaced: ModelRef | None) -> None:
+async def switched(
+    session: AsyncSession, model: ModelRef, replaced: ModelRef | None, *, at: datetime
+) -> str | None:
     """`model` became active: nothing is staged any longer, and what was before is remembered.
 
-    Raises `Conflict` where another version is staged: somebody else is activating that one.
+    Returns the id of the comparison that ends with it, where there was one. Raises `Conflict` where
+    another version is staged: somebody else is activating that one.
     """
     service = await _service(session, model.name)
     if service.staged_id not in (None, model.id):
@@ -58,13 +64,16 @@ async def switched(session: AsyncSession, model: ModelRef, replaced: ModelRef | 
     if replaced is not None:
         service.previous_id = replaced.id
     await session.flush()
+    return await shadow_of_name_ends(session, model.name, at=at)
 
 
-async def taken_out(session: AsyncSession, model: ModelRef) -> None:
-    """`model` was retired: it is not staged any longer."""
-    await session.execute(
-        update(ModelService).where(ModelService.staged_id == model.id).values(staged_id=None)
-    )
+async def taken_out(session: AsyncSession, model: ModelRef, *, at: datetime) -> str | None:
+    """`model` was retired: it is staged and compared no longer.
+
+    Returns the id of the comparison that ends with it, where there was one.
+    """
+    await _not_staged(session, model)
+    return await shadow_of_version_ends(session, model.id, at=at)
 
 
 async def _stage(session: AsyncSession, change: VersionStaged) -> dict[str, Json]:
@@ -94,7 +103,7 @@ async def _stage(session: AsyncSession, change: VersionStaged) -> dict[str, Json
 
 
 async def _unstage(session: AsyncSession, change: VersionUnstaged) -> dict[str, Json]:
-    await taken_out(session, change.model)
+    await _not_staged(session, change.model)
     return {"kind": "version_unstaged", "model": model_json(change.model), "by": change.by}
 
 
@@ -108,13 +117,15 @@ async def _halt(session: AsyncSession, change: ServiceHalted, at: datetime) -> d
     before = service.halt_reason
     service.halt_reason, service.halted_at = change.reason, at
     await session.flush()
-    return {
+    shadow = await shadow_of_name_ends(session, change.name, at=at)
+    applied: dict[str, Json] = {
         "kind": "service_halted",
         "name": change.name,
         "reason": change.reason,
         "before": before,
         "by": change.by,
     }
+    return applied if shadow is None else applied | {"shadow_ended": shadow}
 
 
 async def _resume(session: AsyncSession, change: ServiceResumed) -> dict[str, Json]:
@@ -125,6 +136,12 @@ async def _resume(session: AsyncSession, change: ServiceResumed) -> dict[str, Js
     service.halt_reason = service.halted_at = None
     await session.flush()
     return {"kind": "service_resumed", "name": change.name, "before": before, "by": change.by}
+
+
+async def _not_staged(session: AsyncSession, model: ModelRef) -> None:
+    await session.execute(
+        update(ModelService).where(ModelService.staged_id == model.id).values(staged_id=None)
+    )
 
 
 async def _service(session: AsyncSession, name: str) -> ModelService:

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-RAY = ("tests/serve/", "tests/telemetry/test_metrics_ray.py")
+RAY = (
+    "tests/serve/",
+    "tests/telemetry/test_metrics_ray.py",
+    "tests/docs/test_commands_run.py",
+)
 
 
 @pytest.hookimpl(trylast=True)

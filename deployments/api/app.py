@@ -3,14 +3,16 @@
 Nothing happens before `create_app` is called; nothing runs before the lifespan begins.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -26,6 +28,8 @@ from deployments.api import (
     infer,
     metrics,
     model_admin,
+    model_shadow,
+    model_upload,
     models,
     result_list,
     results,
@@ -39,6 +43,7 @@ from deployments.api.idempotency import Replays
 from deployments.api.login import Login
 from deployments.api.metrics import Counts
 from deployments.api.middleware import Authentication, Envelope
+from deployments.api.model_upload import ModelUploads
 from deployments.api.password_changes import PasswordChanges
 from deployments.api.passwords import Passwords
 from deployments.api.problems import from_http, from_validation, problem
@@ -47,16 +52,31 @@ from deployments.api.refresh import Refresh
 from deployments.api.session_tokens import SessionTokens
 from deployments.api.sessions import Sessions
 from deployments.api.tokens import AccessTokens
+from deployments.api.tracing import RequestTraces
 from deployments.api.trail import Trail
 from deployments.api.uploads import Uploads
 from deployments.api.user_administration import UserAdministration
 from deployments.inference.model_life import ModelLife
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import AuditTrail, InferenceService
+from deployments.inference.shadow_life import ShadowLife
 from deployments.telemetry.metrics import Instruments
 from deployments.telemetry.metrics_exposition import MetricsPage
 from registry.events import AuditEvent
 from storage.database import Database
+
+if TYPE_CHECKING:  # OpenTelemetry is loaded only where tracing is on
+    from deployments.telemetry.tracing import Tracing
+
+# FastAPI's own would give exceptions' texts, stack traces and rejected values to whatever sets
+# OpenTelemetry's global providers, or to OTEL_EXPORTER_OTLP_ENDPOINT. Ours is `api.tracing`.
+NO_TELEMETRY: Final[TelemetryConfig] = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,7 @@ class Services:
     rate_limits: RateLimits
     counts: Counts = field(default_factory=lambda: Counts(Instruments("gateway")))
     metrics: MetricsPage = field(default_factory=lambda: MetricsPage.of_node(ServerSettings()))
+    tracing: "Tracing | None" = None
 
 
 def create_app(services: Services, *, docs: bool = True) -> FastAPI:
@@ -109,6 +130,7 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan(services, denials),
+        telemetry=NO_TELEMETRY,
     )
     database, passwords, sessions = services.database, services.passwords, services.sessions
     tokens = SessionTokens(services.tokens, services.auth)
@@ -128,6 +150,8 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         account.routes(refresh, changes, services.tokens.keys),
         users.routes(administration),
         model_admin.routes(_model_life(services, trail)),
+        model_shadow.routes(ShadowLife(services.database, _recording(trail))),
+        model_upload.routes(_model_uploads(services, trail), services.database),
         admin.routes(),
         audit_log.routes(services.database, trail),
         health.routes(services.health),
@@ -156,11 +180,15 @@ def create_app(services: Services, *, docs: bool = True) -> FastAPI:
         body_timeout_s=services.limits.body_timeout_s,
         observe=services.counts.request,
     )
+    if services.tracing is not None:
+        app.add_middleware(RequestTraces, tracing=services.tracing)
     app.openapi = lambda: documentation.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app
 
 
-def _model_life(services: Services, trail: Trail) -> ModelLife:
+def _recording(trail: Trail) -> Callable[[AuditEvent], Awaitable[object]]:
+    """How the acts on models are recorded here."""
+
     async def record(event: AuditEvent) -> None:
         await trail.record(
             event.action,
@@ -172,12 +200,21 @@ def _model_life(services: Services, trail: Trail) -> ModelLife:
             changes=event.changes,
         )
 
+    return record
+
+
+def _model_life(services: Services, trail: Trail) -> ModelLife:
     return ModelLife(
         services.database,
         services.model_dir,
-        record,
+        _recording(trail),
         timeout_s=min(services.models.activation_timeout_s, model_admin.ANSWER_WITHIN_S),
     )
+
+
+def _model_uploads(services: Services, trail: Trail) -> ModelUploads:
+    life = _model_life(services, trail)
+    return ModelUploads(life, trail, services.model_dir, services.limits)
 
 
 def _lifespan(

@@ -22,6 +22,7 @@ from deployments.api.answers import EXAMPLE_SHA256, Answered
 from deployments.api.exchange import principal_of, request_id_of
 from deployments.api.guard import guarded_router
 from deployments.api.pages import (
+    COUNTED_WITHIN_S,
     DEFAULT_SIZE,
     MAX_SIZE,
     Links,
@@ -40,7 +41,7 @@ from registry import errors
 from registry.events import Actor, AuditAction, AuditOutcome
 from storage.audit import Entry
 from storage.audit_pages import EntryFilter, EntryPages
-from storage.database import Database
+from storage.database import Database, Session
 from storage.export import export_log
 
 JSON_LINES: Final = "application/x-ndjson"
@@ -122,12 +123,14 @@ def routes(database: Database, trail: Trail) -> APIRouter:
         refuse_others(request, _PARAMETERS)
         refuse_together(page=page, after=after)
         wanted = _wanted(filters)
-        async with database.reading() as session:
+
+        async def read(session: Session) -> tuple[int | None, tuple[Entry, ...]]:
             pages = EntryPages(session, wanted)
             if after is not None:
-                total, found = None, await pages.after(after, size + 1)
-            else:
-                total, found = await pages.total(), await pages.numbered(page or 1, size)
+                return None, await pages.after(after, size + 1)
+            return await pages.total(), await pages.numbered(page or 1, size)
+
+        total, found = await database.read(read, within_s=COUNTED_WITHIN_S)
         items = found[:size]
         older = len(found) > size if total is None else (page or 1) * size < total
         parameters = _parameters(filters)

@@ -37,6 +37,7 @@ from deployments.api.problems import (
 )
 from deployments.api.uploads import FORM, UploadedImage, Uploads
 from deployments.inference.service import Answer, ImageRequest
+from deployments.telemetry.tracing_context import carried_trace
 from registry.errors import MedAIError
 
 REQUEST_BODY: Final[dict[str, Any]] = {
@@ -120,6 +121,7 @@ def routes(replays: Replays, uploads: Uploads) -> APIRouter:
                     frame=frame,
                     idempotency_key=key,
                     request_id=request_id_of(request),
+                    trace=carried_trace(),
                 )
                 for image in outcomes
                 if isinstance(image, UploadedImage)

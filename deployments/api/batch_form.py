@@ -69,7 +69,7 @@ async def read_batch_form(
     if not boundary:
         raise MalformedMultipart("the Content-Type names no boundary")
     images = _Images(max_image_bytes)
-    frame = _Frame(boundary)
+    frame = Frame(boundary)
     try:
         parser = MultipartParser(
             boundary,
@@ -92,7 +92,7 @@ async def read_batch_form(
     return images.images
 
 
-class _Frame:
+class Frame:
     """Sees that the body begins and ends with its boundary; the parser skips what stands around."""
 
     def __init__(self, boundary: bytes) -> None:
@@ -110,6 +110,7 @@ class _Frame:
 
     @property
     def is_closed(self) -> bool:
+        """Whether the body has ended with its last boundary."""
         return self._tail.endswith((self._frame + b"--", self._frame + b"--\r\n"))
 
 

@@ -19,20 +19,20 @@ class BoundedBody:
     Args:
         receive: The server's.
         exchange: Knows the largest body, and learns how many bytes came.
-        timeout_s: How long the whole body may take, from now.
+        timeout_s: How long the whole body may take, from now, where its route does not say.
 
     Raises (when called):
         PayloadTooLarge: More bytes are declared, or came, than the route takes.
         RequestTimeout: The body was not complete in time.
     """
 
-    __slots__ = ("_complete", "_exchange", "_receive", "_timeout_s", "_until")
+    __slots__ = ("_complete", "_exchange", "_receive", "_started", "_timeout_s")
 
     def __init__(self, receive: Receive, exchange: Exchange, *, timeout_s: float) -> None:
         self._receive = receive
         self._exchange = exchange
         self._timeout_s = timeout_s
-        self._until = asyncio.get_running_loop().time() + timeout_s
+        self._started = asyncio.get_running_loop().time()
         self._complete = False
 
     async def __call__(self) -> Message:
@@ -42,13 +42,12 @@ class BoundedBody:
         declared = exchange.content_length
         if declared is not None and declared > exchange.max_body_bytes:
             raise _too_large(exchange, f"{declared} bytes")
+        timeout_s = exchange.body_timeout_s or self._timeout_s
         try:
-            async with asyncio.timeout_at(self._until):
+            async with asyncio.timeout_at(self._started + timeout_s):
                 message = await self._receive()
         except TimeoutError:
-            raise RequestTimeout(
-                f"the body was not complete within {self._timeout_s:g} s"
-            ) from None
+            raise RequestTimeout(f"the body was not complete within {timeout_s:g} s") from None
         if message["type"] == "http.request":
             exchange.bytes_in += len(message.get("body", b""))
             self._complete = not message.get("more_body", False)

@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from deployments.telemetry.logs import REQUEST_ID
+from deployments.telemetry.tracing_context import TRACEPARENT
 
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ async def to_completion(work: Coroutine[Any, Any, T]) -> T:
     """Wait for `work`; where the waiting is cancelled, the work goes on. Raises what it raises."""
     context = contextvars.Context()
     context.run(REQUEST_ID.set, REQUEST_ID.get())
+    context.run(TRACEPARENT.set, TRACEPARENT.get())
     task = asyncio.get_running_loop().create_task(work, context=context)
     task.add_done_callback(_seen)
     return await asyncio.shield(task)

@@ -28,6 +28,7 @@ class Exchange:
         route: The route's template, such as `/results/{result_id}`.
         permission: What the route asks for.
         max_body_bytes: The largest body the route takes.
+        body_timeout_s: How long the body may take, where the route says so itself.
         code: The problem's code, where the answer is one.
         status: The answer's status; 0 before it began.
         bytes_in: Bytes of the body that came in.
@@ -38,6 +39,7 @@ class Exchange:
     __slots__ = (
         "answer_headers",
         "authorization",
+        "body_timeout_s",
         "bytes_in",
         "bytes_out",
         "claims",
@@ -64,6 +66,7 @@ class Exchange:
         self.route: str | None = None
         self.permission: Permission | None = None
         self.max_body_bytes = DEFAULT_BODY_BYTES
+        self.body_timeout_s: float | None = None
         self.code: str | None = None
         self.status = 0
         self.bytes_in = 0

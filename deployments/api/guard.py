@@ -49,6 +49,7 @@ class GuardedRoute(APIRoute):
         exchange = exchange_in(scope)
         exchange.route = self.path
         exchange.max_body_bytes = self.access.max_body_bytes
+        exchange.body_timeout_s = self.access.body_timeout_s
         permission = exchange.permission = self.access.permission
         if permission is not None:
             if exchange.principal is None:

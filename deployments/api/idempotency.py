@@ -27,11 +27,11 @@ import orjson
 from starlette.requests import Request
 
 from deployments.api.batch_form import MAX_IMAGES
-from deployments.inference.screening import refusal_again
+from deployments.inference.refusals import refusal_again
 from deployments.inference.service import Answer, ImageRequest, InferenceService
 from registry.card import ModelCard
 from registry.catalogue import Served
-from registry.contract import Outcome, Principal, Verdict
+from registry.contract import ModelRef, Outcome, Principal, Verdict
 from registry.errors import (
     Conflict,
     IdempotencyConflict,
@@ -41,7 +41,7 @@ from registry.errors import (
     Violation,
     leaves,
 )
-from storage.database import Database
+from storage.database import Database, Session
 from storage.models import ModelRepository
 from storage.results import ResultRepository, StoredResult
 
@@ -169,14 +169,18 @@ class Replays:
         self, requests: Sequence[ImageRequest], keys: Sequence[str], principal: Principal
     ) -> dict[str, Answer]:
         """By key: what was recorded for these requests. Raises `IdempotencyConflict`."""
-        async with self._database.reading() as session:
+
+        async def found(
+            session: Session,
+        ) -> tuple[dict[str, StoredResult], dict[ModelRef, ModelCard]]:
             stored = await ResultRepository(session).by_keys(principal.user_id, keys)
-            models = {one.model: None for one in stored.values()}
             repository = ModelRepository(session)
-            cards = {
+            return stored, {
                 model: (await repository.version(model.name, model.version)).card
-                for model in models
+                for model in {one.model: None for one in stored.values()}
             }
+
+        stored, cards = await self._database.read(found)
         digest = requests[0].request_digest
         if any(one.request_digest != digest for one in stored.values()):
             raise IdempotencyConflict(

@@ -24,6 +24,7 @@ from deployments.api.permissions import Permission, requires
 from deployments.api.problems import Recorded, problem, problems
 from deployments.api.uploads import TYPES, Uploads
 from deployments.inference.service import Answer, ImageRequest
+from deployments.telemetry.tracing_context import carried_trace
 from registry import errors
 from registry.contract import GateVerdict, ModelRef, Validation
 from registry.errors import ValidationFailed, Violation
@@ -126,6 +127,7 @@ def routes(replays: Replays, uploads: Uploads) -> APIRouter:
                     frame=frame,
                     idempotency_key=key,
                     request_id=request_id_of(request),
+                    trace=carried_trace(),
                 ),
                 principal_of(request),
             )

@@ -5,16 +5,19 @@
 3. decide    unknown, disabled, locked and wrong are one answer
 4. count     the failure, atomically; a failure that does not count costs the same statement
 5. record    the audit entry; no token exists before it is committed
+6. renew     a hash that costs an attacker less than today's; where that fails, the next log-in does
 
 Rules this file keeps: nothing about the account is looked at before the hash was verified, so that
 the time tells nothing; what was typed as a user name is never recorded, because people type their
 password there; a caller who leaves early does not keep a failure from being counted.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 from uuid import uuid4
 
 from deployments.api.passwords import Passwords
@@ -23,10 +26,12 @@ from deployments.api.trail import Trail
 from deployments.telemetry.events import LogEvent
 from deployments.telemetry.logs import get_logger
 from registry.contract import Role
-from registry.errors import Conflict, NotFound, Unauthenticated
+from registry.errors import Conflict, MedAIError, NotFound, Unauthenticated
 from registry.events import ANONYMOUS, Actor, AuditAction, AuditOutcome
 from storage.accounts import Account, AccountRepository
 from storage.database import Database
+
+RENEWAL_S: Final = 1.0  # of a hash; whoever logs in waits no longer for it
 
 
 class LoginRefusal(StrEnum):
@@ -88,8 +93,9 @@ class Login:
             AuditUnavailable: It could not be recorded, so there is no token.
         """
         started = self._now()
-        async with self._database.reading() as session:
-            account = await AccountRepository(session).for_login(username)
+        account = await self._database.read(
+            lambda session: AccountRepository(session).for_login(username)
+        )
         stored = None if account is None else account.password_hash
         verified = await self._passwords.verify(stored, password)
         refusal = self._refusal(account, right=verified.right)
@@ -111,11 +117,8 @@ class Login:
             )
         except Conflict:  # disabled, or given another password, while the hash was verified
             raise _refused() from None
-        self._log.info(
-            LogEvent.LOGIN,
-            user_id=account.user_id,
-            reason="hash-outdated" if verified.outdated else None,
-        )
+        reason = await self._renew(account, password) if verified.outdated else None
+        self._log.info(LogEvent.LOGIN, user_id=account.user_id, reason=reason)
         return LoggedIn(pair, account.role, account.must_change_password)
 
     def _refusal(self, account: Account | None, *, right: bool) -> LoginRefusal | None:
@@ -126,6 +129,22 @@ class Login:
         if account.is_locked(at=self._now()):
             return LoginRefusal.LOCKED
         return None if right else LoginRefusal.WRONG
+
+    async def _renew(self, account: Account, password: str) -> str:
+        """Store the password's hash at today's cost, and say whether that was done.
+
+        It is the same password, so no session ends and no entry is made.
+        """
+        try:
+            async with asyncio.timeout(RENEWAL_S):
+                renewed = await self._passwords.renewed(password)
+                async with self._database.transaction() as session:
+                    await AccountRepository(session).renew_hash(
+                        account.user_id, account.password_hash, renewed
+                    )
+        except (MedAIError, TimeoutError):
+            return "hash-outdated"
+        return "hash-renewed"
 
     async def _count(self, account: Account | None) -> bool:
         """Count a failure of `account`, or do as much for nobody. Whether it locks the account."""

@@ -87,10 +87,11 @@ def routes(database: Database) -> APIRouter:
     ) -> ModelPage:
         """Every registered version. `active` ones answer `/infer`."""
         refuse_others(request, PARAMETERS)
-        async with database.reading() as session:
-            versions, total = await ModelRepository(session).page(
+        versions, total = await database.read(
+            lambda session: ModelRepository(session).page(
                 page, size, clinical_domain=clinical_domain, status=status
             )
+        )
         filters = {"clinical_domain": clinical_domain, "status": status}
         return ModelPage(
             items=[summary(version) for version in versions],
@@ -108,18 +109,21 @@ def routes(database: Database) -> APIRouter:
     @requires(Permission.MODELS_READ)
     async def one(model: str) -> ModelDetails:
         """A version by its id, or the active version of a name."""
-        async with database.reading() as session:
-            versions = await ModelRepository(session).listed()
-        found = find(versions, model)
-        return ModelDetails(
-            **summary(found).model_dump(),
-            card=found.card,
-            versions=[
-                summary(version) for version in versions if version.model.name == found.model.name
-            ],
-        )
+        versions = await database.read(lambda session: ModelRepository(session).listed())
+        return details(find(versions, model), versions)
 
     return router
+
+
+def details(found: RegisteredModel, versions: tuple[RegisteredModel, ...]) -> ModelDetails:
+    """One version, and of all `versions` those of its name."""
+    return ModelDetails(
+        **summary(found).model_dump(),
+        card=found.card,
+        versions=[
+            summary(version) for version in versions if version.model.name == found.model.name
+        ],
+    )
 
 
 def find(versions: tuple[RegisteredModel, ...], wanted: str) -> RegisteredModel:

@@ -18,6 +18,7 @@ from registry.events import ContextValue
 
 MAX_SIZE: Final = 100
 DEFAULT_SIZE: Final = 20
+COUNTED_WITHIN_S: Final = 5.0  # a page with a number counts the list, which may hold millions
 
 Page = Annotated[int, Query(ge=1, le=1_000_000, description="from 1")]
 Size = Annotated[int, Query(ge=1, le=MAX_SIZE, description="how many on a page")]

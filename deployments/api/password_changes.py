@@ -23,7 +23,7 @@ from registry.contract import Principal
 from registry.errors import Conflict, Unauthenticated, ValidationFailed, Violation
 from registry.events import Actor, AuditAction, AuditOutcome, PasswordSet, ResetIssued
 from storage.accounts import Account, AccountRepository
-from storage.database import Database
+from storage.database import Database, Session
 from storage.sessions import SessionRepository
 
 
@@ -115,9 +115,12 @@ class PasswordChanges:
             AuditUnavailable: It could not be recorded, so nothing has changed.
         """
         token_hash, now = secret_hash(token), self._now()
-        async with self._database.reading() as session:
+
+        async def whose(session: Session) -> Account | None:
             user_id = await SessionRepository(session).reset_of(token_hash, at=now)
-            account = None if user_id is None else await AccountRepository(session).by_id(user_id)
+            return None if user_id is None else await AccountRepository(session).by_id(user_id)
+
+        account = await self._database.read(whose)
         if account is None or account.disabled_at is not None:
             await self._denials.token(Refusal.RESET, None, request_id)
             raise _not_good()
@@ -141,8 +144,9 @@ class PasswordChanges:
         return ResetToken(text, issued)
 
     async def _account(self, user_id: UUID) -> Account:
-        async with self._database.reading() as session:
-            account = await AccountRepository(session).by_id(user_id)
+        account = await self._database.read(
+            lambda session: AccountRepository(session).by_id(user_id)
+        )
         if account is None or account.disabled_at is not None:
             raise Unauthenticated("the session has been ended meanwhile")
         return account

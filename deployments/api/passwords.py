@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from argon2 import PasswordHasher, Type
+from argon2 import PasswordHasher, Type, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
 from configs.settings import AuthSettings
@@ -59,6 +59,7 @@ class Passwords:
         self._in_progress = 0
         self._threads = ThreadPoolExecutor(settings.password_threads, "argon2")
         self._nobodys = self._hasher.hash(secrets.token_urlsafe(32))
+        self._todays = extract_parameters(self._nobodys)
 
     async def verify(self, stored: str | None, password: str) -> Verification:
         """Whether `password` is the one behind `stored`; never where there is no stored hash.
@@ -82,6 +83,14 @@ class Passwords:
         if violations := self.violations(password, username=username):
             raise ValidationFailed("the password is not accepted", violations)
         return self._hasher.hash(_normalised(password))
+
+    async def renewed(self, password: str) -> str:
+        """A hash at today's cost for a password that is in use already, whatever the policy says.
+
+        Raises:
+            Overloaded: Too many hashes wait already.
+        """
+        return await self._in_thread(lambda: self._hasher.hash(_normalised(password)))
 
     async def unusable(self) -> str:
         """A hash whose password nobody knows, at the full cost: for accounts that have none yet.
@@ -117,7 +126,15 @@ class Passwords:
             return Verification(right=False)
         if stored is None:  # cannot be: nobody knows that password
             return Verification(right=False)
-        return Verification(right=True, outdated=self._hasher.check_needs_rehash(stored))
+        return Verification(right=True, outdated=self._is_outdated(stored))
+
+    def _is_outdated(self, stored: str) -> bool:
+        """Of another kind than today's, or cheaper in any way. One that costs more stays."""
+        found, today = extract_parameters(stored), self._todays
+        return (found.type, found.version) != (today.type, today.version) or any(
+            getattr(found, cost) < getattr(today, cost)
+            for cost in ("time_cost", "memory_cost", "salt_len", "hash_len")
+        )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._in_progress >= self._capacity:

@@ -53,12 +53,13 @@ class Access:
     """What a route declares: the permission it needs (None: public) and the largest body.
 
     `recognises`: it is public, but says more to whom it knows; a token that is not good is no error
-    there.
+    there. `body_timeout_s`: how long the body may take, where that is longer than usual.
     """
 
     permission: Permission | None
     max_body_bytes: int = DEFAULT_BODY_BYTES
     recognises: bool = False
+    body_timeout_s: float | None = None
 
 
 PUBLIC: Final = None  # instead of a permission: anybody
@@ -71,9 +72,10 @@ def requires(
     *,
     max_body_bytes: int = DEFAULT_BODY_BYTES,
     recognises: bool = False,
+    body_timeout_s: float | None = None,
 ) -> Callable[[Endpoint], Endpoint]:
     """Declare what a route's endpoint needs: a permission, or `PUBLIC`."""
-    access = Access(permission, max_body_bytes, recognises)
+    access = Access(permission, max_body_bytes, recognises, body_timeout_s)
 
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _ATTRIBUTE, access)

@@ -30,7 +30,7 @@ from registry.events import (
     TokenRevoked,
 )
 from storage.accounts import Account, AccountRepository
-from storage.database import Database
+from storage.database import Database, Session
 from storage.sessions import RefreshState, SessionRepository
 
 
@@ -101,8 +101,9 @@ class Refresh:
         """
         ends = datetime.fromtimestamp(claims.expires_at, self._now().tzinfo)
         changes: list[Change] = [TokenRevoked(claims.token_id, claims.user_id, ends)]
-        async with self._database.reading() as session:
-            family = await SessionRepository(session).family_of(claims.token_id)
+        family = await self._database.read(
+            lambda session: SessionRepository(session).family_of(claims.token_id)
+        )
         if family is not None:
             changes.append(FamilyRevoked(family, claims.user_id))
         await self._trail.record(
@@ -115,11 +116,13 @@ class Refresh:
         self._sessions.revoke(claims)
 
     async def _look_up(self, token_hash: bytes) -> tuple[RefreshState | None, Account | None]:
-        async with self._database.reading() as session:
+        async def found(session: Session) -> tuple[RefreshState | None, Account | None]:
             state = await SessionRepository(session).refresh_token(token_hash)
             if state is None:
                 return None, None
             return state, await AccountRepository(session).by_id(state.user_id)
+
+        return await self._database.read(found)
 
     async def _reused(self, state: RefreshState, request_id: str) -> None:
         """End the session: either its owner or a thief has come second, and nobody knows which."""

@@ -25,6 +25,7 @@ from deployments.api.exchange import exchange_in, principal_of, request_id_of
 from deployments.api.guard import guarded_router
 from deployments.api.infer import identity
 from deployments.api.pages import (
+    COUNTED_WITHIN_S,
     DEFAULT_SIZE,
     MAX_SIZE,
     Links,
@@ -154,8 +155,9 @@ def routes(database: Database, trail: Trail, pseudonyms: Pseudonyms) -> APIRoute
             raise Forbidden(f"this needs the permission {Permission.RESULTS_READ_ALL}")
         wanted = wanted_of(filters, principal, pseudonyms)
         parameters = _parameters(filters, wanted)
-        async with database.reading() as session:
-            found = await _read(ResultPages(session, wanted), place)
+        found = await database.read(
+            lambda session: _read(ResultPages(session, wanted), place), within_s=COUNTED_WITHIN_S
+        )
         await trail.record(
             AuditAction.RESULTS_LISTED,
             "Recorded results were listed.",

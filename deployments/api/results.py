@@ -23,9 +23,9 @@ from deployments.api.trail import Trail
 from registry import errors
 from registry.errors import NotFound
 from registry.events import Actor, AuditAction
-from storage.database import Database
+from storage.database import Database, Session
 from storage.evidence import EvidenceReader
-from storage.models import ModelRepository
+from storage.models import ModelRepository, RegisteredModel
 from storage.results import ResultRepository, StoredResult
 
 
@@ -49,9 +49,13 @@ def routes(database: Database, trail: Trail, denials: Denials) -> APIRouter:
         """Everything that was recorded of one inference, and where in the audit log."""
         principal = principal_of(request)
         request_id = request_id_of(request)
-        async with database.reading() as session:
+
+        async def found(session: Session) -> tuple[StoredResult, RegisteredModel]:
             stored = await ResultRepository(session).get(result_id)
-            model = await ModelRepository(session).version(stored.model.name, stored.model.version)
+            model = stored.model
+            return stored, await ModelRepository(session).version(model.name, model.version)
+
+        stored, model = await database.read(found)
         own = stored.created_by == principal.user_id
         if not own and not holds(principal.role, Permission.RESULTS_READ_ALL):
             await denials.hidden(principal, "result", result_id, request_id)
@@ -91,8 +95,7 @@ def routes(database: Database, trail: Trail, denials: Denials) -> APIRouter:
         """
         principal = principal_of(request)
         request_id = request_id_of(request)
-        async with database.reading() as session:
-            stored = await ResultRepository(session).get(result_id)
+        stored = await database.read(lambda session: ResultRepository(session).get(result_id))
         own = stored.created_by == principal.user_id
         if not own and not holds(principal.role, Permission.RESULTS_READ_ALL):
             await denials.hidden(principal, "result", result_id, request_id)

@@ -56,8 +56,9 @@ class Sessions:
         """Sessions whose picture comes from `database`."""
 
         async def read() -> AuthState:
-            async with database.reading() as session:
-                return await AccountRepository(session).auth_state(at=datetime.now(UTC))
+            return await database.read(
+                lambda session: AccountRepository(session).auth_state(at=datetime.now(UTC))
+            )
 
         return cls(read, settings)
 

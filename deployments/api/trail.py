@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 from deployments.inference.service import AuditTrail
 from deployments.telemetry.events import LogEvent
 from deployments.telemetry.logs import get_logger
+from deployments.telemetry.tracing_context import carried_trace
 from registry.contract import Receipt
 from registry.errors import AuditUnavailable, MedAIError
 from registry.events import Actor, AuditAction, AuditEvent, AuditOutcome, Change, ContextValue
@@ -58,6 +59,7 @@ class Trail:
             request_id=request_id,
             context=context or {},
             changes=changes,
+            trace=carried_trace(),
         )
         try:
             async with asyncio.timeout(self._timeout_s):

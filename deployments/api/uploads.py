@@ -100,7 +100,7 @@ class Uploads:
             ValidationFailed: The form, or the patient's id in it.
         """
         declared = request.headers.get("content-type", "")
-        _refuse_encoded(request)
+        refuse_encoded(request)
         boundary = boundary_of(declared)
         if boundary is not None:
             form = parse_image_form(await request.body(), boundary)
@@ -120,7 +120,7 @@ class Uploads:
             PayloadTooLarge: Too many images.
             ValidationFailed: The form.
         """
-        _refuse_encoded(request)
+        refuse_encoded(request)
         boundary = boundary_of(request.headers.get("content-type", ""))
         if boundary is None:
             raise UnsupportedMediaType(
@@ -168,7 +168,8 @@ class Uploads:
         return self._pseudonyms.of(written)
 
 
-def _refuse_encoded(request: Request) -> None:
+def refuse_encoded(request: Request) -> None:
+    """Raises `UnsupportedMediaType` where the body is compressed."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body without a Content-Encoding")
 

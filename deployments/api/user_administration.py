@@ -60,8 +60,9 @@ class UserAdministration:
         self, by: Principal, *, page: int, size: int, request_id: str
     ) -> tuple[int, list[Person]]:
         """How many accounts there are, and one page of them by name; recorded who looked."""
-        async with self._database.reading() as session:
-            total, people = await AccountRepository(session).listed(page=page, size=size)
+        total, people = await self._database.read(
+            lambda session: AccountRepository(session).listed(page=page, size=size)
+        )
         await self._trail.record(
             AuditAction.USERS_LISTED,
             "An administrator listed the accounts.",
@@ -153,8 +154,7 @@ class UserAdministration:
         await self._trail.record(action, said, actor, request_id=request_id, changes=changes)
 
     async def _person(self, user_id: UUID) -> Person:
-        async with self._database.reading() as session:
-            return await AccountRepository(session).person(user_id)
+        return await self._database.read(lambda session: AccountRepository(session).person(user_id))
 
 
 def _refuse_oneself(by: Principal, user_id: UUID) -> None:

@@ -11,9 +11,9 @@ import yaml
 from configs.topology import MODEL_PREFIX
 from deployments import runtime
 from deployments.doctor.finding import Finding, Installation, State
+from deployments.production import TOKEN_MODE
 
 TOPOLOGY_TIMEOUT_S = 60.0
-TOKEN_MODE = "RAY_AUTH_MODE"  # noqa: S105  # the switch's name
 
 Document = dict[str, Any]
 
@@ -86,8 +86,8 @@ def topology(installation: Installation) -> Iterator[Finding]:
     if done.returncode == 0:
         yield Finding("topology", State.OK, f"{name} is right")
     else:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        found = said.removeprefix("medai: ")
+        said = done.stderr.strip().splitlines() or ["no reason given"]
+        found = "; ".join(line.removeprefix("medai: ") for line in said)
         yield Finding("topology", State.FAIL, found, f"mend {name}; `medai config check {name}`")
 
 

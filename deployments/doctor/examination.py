@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from configs.settings import Settings
-from deployments.doctor import configuration, database, files, host
+from deployments.doctor import configuration, database, files, host, tracing
 from deployments.doctor.finding import Check, Finding, Installation, State, refusals
 from registry.errors import InvalidConfiguration
 
@@ -17,6 +17,7 @@ CHECKS = (
     Check("pseudonym key", files.pseudonym_key),
     Check("file modes", files.records),
     database.CHECK,
+    Check("traces", tracing.collector),
     Check("last run", host.leftovers),
     Check("ports", host.wanted_ports),
     Check("HAProxy's own ports", host.exposed_haproxy),

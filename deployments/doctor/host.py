@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from ipaddress import ip_address
 from itertools import chain
 from pathlib import Path
 
@@ -12,6 +11,12 @@ import psutil
 from deployments import ports, runs
 from deployments.doctor.configuration import model_threads, read_topology
 from deployments.doctor.finding import Finding, Installation, State
+from deployments.production import (
+    DASHBOARD_ADVICE,
+    DASHBOARD_PORT,
+    RAY_ADVICE,
+    rays_without_token,
+)
 from registry.errors import InvalidConfiguration
 
 MIB = 2**20
@@ -20,7 +25,6 @@ DISK_LEAST_BYTES = 256 * MIB
 MEMORY_WARN_BYTES = 2048 * MIB  # an idle server with both bundled models takes 1.2 to 1.5 GiB
 MEMORY_FAIL_BYTES = 512 * MIB
 CGROUP = Path("/sys/fs/cgroup")
-DASHBOARD_PORT = 8265
 
 
 def leftovers(installation: Installation) -> Iterator[Finding]:
@@ -87,7 +91,7 @@ def dashboard(installation: Installation) -> Iterator[Finding]:
         "Ray's dashboard",
         (DASHBOARD_PORT,),
         quiet="not reachable from other hosts at port {}",
-        advice="ray start --dashboard-host=127.0.0.1, or --include-dashboard=false",
+        advice=DASHBOARD_ADVICE,
         state=State.FAIL if production else State.WARN,
     )
 
@@ -95,16 +99,7 @@ def dashboard(installation: Installation) -> Iterator[Finding]:
 def _exposed(
     name: str, numbers: tuple[int, ...], *, quiet: str, advice: str, state: State
 ) -> Finding:
-    beyond = sorted(
-        {
-            f"{connection.laddr.ip}:{connection.laddr.port}"
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port in numbers
-            and not ip_address(connection.laddr.ip).is_loopback
-        }
-    )
+    beyond = ports.open_to_others(numbers)
     if beyond:
         return Finding(name, state, f"open at {', '.join(beyond)}", advice)
     return Finding(name, State.OK, quiet.format(", ".join(map(str, numbers))))
@@ -112,20 +107,12 @@ def _exposed(
 
 def rays(installation: Installation) -> Iterator[Finding]:
     """Every Ray on this machine that we may look into asks for a token."""
-    del installation
-    open_ones = []
-    for process in psutil.process_iter(["name"]):
-        try:
-            if process.info["name"] != "raylet":
-                continue
-            if process.environ().get("RAY_AUTH_MODE") != "token":
-                open_ones.append(process.pid)
-        except (psutil.Error, OSError):
-            continue  # gone, or another user's
+    open_ones = rays_without_token()
     if open_ones:
-        said = f"without a token: raylet, pid {', '.join(map(str, sorted(open_ones)))}"
-        advice = 'stop it; eval "$(medai env)" before `ray start`'
-        yield Finding("Ray on this machine", State.WARN, said, advice)
+        said = f"without a token: raylet, pid {', '.join(map(str, open_ones))}"
+        production = installation.settings.profile == "production"
+        state = State.FAIL if production else State.WARN
+        yield Finding("Ray on this machine", state, said, RAY_ADVICE)
     else:
         yield Finding("Ray on this machine", State.OK, "none that lets anybody in without a token")
 

@@ -58,14 +58,10 @@ class CatalogueWatch:
             raise DatabaseUnavailable("the models are not known yet", retry_after_s=1)
         return self._catalogue
 
-    def known(self) -> tuple[ModelRef, ...]:
+    def known(self) -> tuple[Served, ...]:
         """The active versions; none before there is a first picture."""
         catalogue = self._catalogue
-        return (
-            ()
-            if catalogue is None
-            else tuple(catalogue.active(name).model for name in catalogue.names)
-        )
+        return () if catalogue is None else tuple(map(catalogue.active, catalogue.names))
 
     def halted(self) -> dict[str, bool]:
         """For each name with an active version, whether it is halted."""

@@ -1,15 +1,23 @@
 """Was the model meant for this image? The card's clinical constraints, applied to the header.
 
-Every constraint the card sets gives one check, whatever comes of it. What follows from a broken one
-is the card's to say (`registry.card.Action`): refuse, abstain, let a person look, or nothing. A
-header that does not say is not a header that agrees: for that, too, the card has an action.
+One of them, symmetry, is of the pixels; the header tells whether it applies. Every constraint the
+card sets gives one check, whatever comes of it. What follows from a broken one is the card's to say
+(`registry.card.Action`): refuse, abstain, let a person look, or nothing. A header that does not say
+is not a header that agrees: for that, too, the card has an action.
 """
 
 from dataclasses import dataclass
 
 from deployments.inference.decoded import PatientFacts
 from deployments.inference.manufacturers import listed
-from registry.card import Action, AllowedRange, AllowedValues, Constraints, ExcludedValues
+from registry.card import (
+    Action,
+    AllowedRange,
+    AllowedValues,
+    Constraints,
+    ExcludedValues,
+    SymmetryRule,
+)
 from registry.contract import Check, ImageFacts, Reason
 
 OLDEST_SHOWN = 89  # years: ages above are identifiers (HIPAA 164.514(b)(2)(i)(C))
@@ -30,9 +38,20 @@ class Finding:
 
 
 def check_constraints(
-    constraints: Constraints, facts: ImageFacts, patient: PatientFacts
+    constraints: Constraints,
+    facts: ImageFacts,
+    patient: PatientFacts,
+    *,
+    symmetry: float | None = None,
 ) -> list[Finding]:
-    """Apply every constraint that is set, in the card's order."""
+    """Apply every constraint that is set, in the card's order.
+
+    Args:
+        constraints: The card's.
+        facts: What the header says of the image.
+        patient: What it says of the patient.
+        symmetry: Of the pixels, -1..1; None where it could not be measured.
+    """
     values: dict[str, str | float | None] = {
         "modality": facts.modality or None,
         "body_part": facts.body_part or None,
@@ -45,11 +64,15 @@ def check_constraints(
         "photometric": facts.photometric or None,
         "manufacturer": facts.manufacturer or None,
     }
-    return [
+    findings = [
         _apply(name, rule, values[name])
         for name in values
         if (rule := getattr(constraints, name)) is not None
     ]
+    rule = constraints.symmetry
+    if rule is not None and symmetry is not None and facts.view in {"", *rule.views}:
+        findings.append(_symmetric(rule, symmetry, facts.view))
+    return findings
 
 
 def refuses(constraints: Constraints, broken: Check) -> bool:
@@ -57,7 +80,7 @@ def refuses(constraints: Constraints, broken: Check) -> bool:
     rule = getattr(constraints, broken.name, None)
     if rule is None:
         return True
-    unknown = broken.code == f"{broken.name.upper()}_UNKNOWN"
+    unknown = broken.code.endswith("_UNKNOWN")
     return bool((rule.absent if unknown else rule.violated) is Action.REFUSE)
 
 
@@ -83,6 +106,23 @@ def _apply(
         advice="" if holds else advice,
     )
     return Finding(check, action, reason)
+
+
+def _symmetric(rule: SymmetryRule, measured: float, view: str) -> Finding:
+    """Whether both sides are there. Where the view is not known, the image may be a lateral one."""
+    action = rule.violated if view else rule.absent
+    in_range = rule.allowed.holds(measured)
+    holds = in_range or action is Action.IGNORE
+    code = "ASYMMETRIC" if view else "ASYMMETRIC_VIEW_UNKNOWN"
+    check = Check(
+        name="symmetry",
+        measured=round(measured, 4),
+        limit=str(rule.allowed),
+        passed=holds,
+        code="" if holds else code,
+        advice="" if holds else "send the whole image with both sides; if it is whole, review it",
+    )
+    return Finding(check, Action.IGNORE if in_range else action, Reason.ASYMMETRIC)
 
 
 def _holds(rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float) -> bool:

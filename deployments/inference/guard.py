@@ -2,7 +2,8 @@
 
 The service's side of `inference.guarded`. Everything here is asynchronous: a file of 7 MB passes
 through the loop in pieces of a few hundred kilobytes, and nobody waits for a decoder but the caller
-whose file it is.
+whose file it is. Workers are forked when there is a turn for one (`inference.turns`); those beyond
+the usual number end when they have had nothing to do for a while.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 from configs.settings import LimitSettings
 from deployments.inference.guard_protocol import (
@@ -22,14 +22,22 @@ from deployments.inference.guard_protocol import (
     unpack_answer,
 )
 from deployments.inference.prepare import Prepared, Work
+from deployments.inference.signature import signature
+from deployments.inference.turns import SOON_S, Turns
+from deployments.telemetry.events import LogEvent
+from deployments.telemetry.logs import get_logger
+from deployments.telemetry.metrics import Instruments
 from registry.errors import Internal, MedAIError, Overloaded, UndecodableImage, Violation
 
 MEMORY_BYTES = 1 << 30
 WALL_S = 8.0  # with the way there and back, an answer within 10 s
-SLOW_S = 0.5  # after which a file lets the next one begin
-MAX_SLOW = 1  # files beside those that have their turn: each may take a core and its memory
+IDLE_S = 10.0  # after which a worker ends that is not among the usual number
 GRACE_S = 20.0  # beyond the worker's own limit: for a cold start, and as a last resort
 _START = "from deployments.inference.guarded import main; main()"
+
+
+class _NotSoon(Exception):  # a fact; never leaves this module
+    """The file was not done in the time of a file that is soon done."""
 
 
 class _WorkerGone(Exception):  # a fact; never leaves this module
@@ -41,10 +49,12 @@ class Guard:
 
     Args:
         limits: The most pixels and frames.
-        processes: How many files are decoded at once, beside one that is slow.
+        processes: How many slow files are decoded at once. One file that is soon done is decoded
+            beside them, or more where there are fewer of them.
         max_queue: How many files may wait for their turn.
         memory_bytes: What a worker may take beyond what it starts with.
         wall_s: How long one file may take.
+        instruments: Where workers that died are counted.
     """
 
     def __init__(
@@ -55,17 +65,23 @@ class Guard:
         max_queue: int = 64,
         memory_bytes: int = MEMORY_BYTES,
         wall_s: float = WALL_S,
+        instruments: Instruments | None = None,
     ) -> None:
-        self.waiting = 0
-        self._slow = 0
         self._limits = limits
         self._max_queue = max_queue
         self._memory_bytes = memory_bytes
         self._wall_s = wall_s
-        self._turns = asyncio.Semaphore(processes)
+        self._instruments = instruments or Instruments("validator")
+        self._processes = processes
+        self._turns = Turns(slow=processes, max_queue=max_queue)
         self._idle: list[socket.socket] = []
         self._server: _ForkServer | None = None
         self._start_failure = 0  # the exit code of a fork server that gave up by itself
+
+    @property
+    def waiting(self) -> int:
+        """How many files wait for their turn."""
+        return self._turns.waiting
 
     def start(self) -> None:
         """Start the fork server now, so that the first file finds it warm."""
@@ -73,7 +89,9 @@ class Guard:
 
     def reconfigure(self, *, processes: int) -> None:
         """Change how many files are decoded at once. What runs, runs on."""
-        self._turns = asyncio.Semaphore(processes)
+        if processes != self._processes:
+            self._processes = processes
+            self._turns = Turns(slow=processes, max_queue=self._max_queue)
 
     def check_health(self) -> None:
         """Raises `Internal` where the fork server cannot start on this machine."""
@@ -88,16 +106,13 @@ class Guard:
             Overloaded: Too many files wait, or the decoders are being restarted.
             Internal: The decoder does not start at all.
         """
-        if self.waiting >= self._max_queue:
-            raise Overloaded("too many files wait for a decoder", retry_after_s=1)
         turns = self._turns
-        self.waiting += 1
-        try:
-            await turns.acquire()
-        finally:
-            self.waiting -= 1
-        with self._turn(turns):
-            return await self._ask(work)
+        if not signature(work.body).slow:
+            with contextlib.suppress(_NotSoon):
+                async with turns.soon():
+                    return await self._ask(work, soon_s=min(SOON_S, self._wall_s))
+        async with turns.slow():
+            return await self._ask(work, soon_s=None)
 
     def close(self) -> None:
         """End every process. Files being decoded get `Overloaded`."""
@@ -108,45 +123,26 @@ class Guard:
             self._server.close()
             self._server = None
 
-    @contextlib.contextmanager
-    def _turn(self, turns: asyncio.Semaphore) -> Iterator[None]:
-        """Hold a turn that was acquired, but not for as long as a slow file likes."""
-        gave_way = False
-
-        def give_way() -> None:
-            nonlocal gave_way
-            if self._slow < MAX_SLOW:
-                gave_way = True
-                self._slow += 1
-                turns.release()
-
-        timer = asyncio.get_running_loop().call_later(SLOW_S, give_way)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if gave_way:
-                self._slow -= 1
-            else:
-                turns.release()
-
-    async def _ask(self, work: Work) -> Prepared:
+    async def _ask(self, work: Work, *, soon_s: float | None) -> Prepared:
+        """Raises `_NotSoon` where it took longer than `soon_s`."""
         started = time.monotonic()
         server = self._running()
         try:
             async with asyncio.timeout(self._wall_s + GRACE_S):
-                return await self._exchange(server, work)
+                return await self._exchange(server, work, soon_s)
         except TimeoutError:
             self.close()
+            self._count("silent")
             raise Overloaded("the image decoder did not answer", retry_after_s=1) from None
         except _WorkerGone:
-            raise self._why_gone(server, time.monotonic() - started) from None
+            raise self._why_gone(server, time.monotonic() - started, soon_s) from None
 
-    async def _exchange(self, server: "_ForkServer", work: Work) -> Prepared:
+    async def _exchange(self, server: "_ForkServer", work: Work, soon_s: float | None) -> Prepared:
         """One request and its answer. The worker goes back only after a good one."""
-        worker = self._idle_worker() or server.fork()
+        worker = (soon_s is not None and self._idle_worker()) or server.fork()
         try:
-            header, payload = await _converse(worker, work, self._limits)
+            request = pack_work(work, self._limits, soon_s=soon_s)
+            header, payload = await _converse(worker, request, work)
             self._start_failure = 0
             prepared, again = unpack_answer(header, payload, work)
         except BaseException:
@@ -154,9 +150,16 @@ class Guard:
             raise
         if again and server is self._server:
             self._idle.append(worker)
+            if len(self._idle) > self._processes:
+                asyncio.get_running_loop().call_later(IDLE_S, self._let_go)
         else:
             worker.close()
         return prepared
+
+    def _let_go(self) -> None:
+        """End the workers that idle beyond the usual number, the longest idle first."""
+        while len(self._idle) > self._processes:
+            self._idle.pop(0).close()
 
     def _running(self) -> "_ForkServer":
         """The fork server; another where the last one has ended."""
@@ -174,21 +177,33 @@ class Guard:
             worker.close()
         return None
 
-    def _why_gone(self, server: "_ForkServer", elapsed_s: float) -> MedAIError:
+    def _why_gone(
+        self, server: "_ForkServer", elapsed_s: float, soon_s: float | None
+    ) -> MedAIError | _NotSoon:
         """The file's fault, or ours? A worker ends with its server, and not for its file's sake."""
         if server.ended():
             self._start_failure = max(0, server.exit_code or 0)
             if server is self._server:
                 self.close()
+            self._count("server")
             if self._start_failure:
                 return self._no_start()
             return Overloaded("the image decoder is being restarted", retry_after_s=1)
+        if soon_s is not None and soon_s <= elapsed_s:
+            self._instruments.decoder_restarts.add(1, "not_soon")
+            return _NotSoon()
         took_long = elapsed_s >= self._wall_s
+        self._count("time" if took_long else "crash")
         limit = f"at most {self._wall_s:g} s" if took_long else "the decoder's own limits"
         return UndecodableImage(
             "decoding took too long" if took_long else "the decoder died of this file",
             (Violation("decoding", limit=limit, advice="export the image again, or smaller"),),
         )
+
+    def _count(self, cause: str) -> None:
+        """A decoder that died, for the operator: which of `DECODER_CAUSES`."""
+        self._instruments.decoder_restarts.add(1, cause)
+        get_logger().warning(LogEvent.DECODER_RESTARTED, reason=cause)
 
     def _no_start(self) -> Internal:
         return Internal(f"the image decoder does not start (exit {self._start_failure})")
@@ -246,13 +261,11 @@ class _ForkServer:
         self._process.wait()
 
 
-async def _converse(
-    worker: socket.socket, work: Work, limits: LimitSettings
-) -> tuple[bytes, bytes]:
+async def _converse(worker: socket.socket, request: bytes, work: Work) -> tuple[bytes, bytes]:
     """Send a request; header and payload of the answer. Raises `_WorkerGone`."""
     loop = asyncio.get_running_loop()
     try:
-        await loop.sock_sendall(worker, pack_work(work, limits))
+        await loop.sock_sendall(worker, request)
         await loop.sock_sendall(worker, work.body)
         header_bytes, payload_bytes = PREFIX.unpack(await _exactly(worker, PREFIX.size))
         most = sum(spec.channels * spec.height * spec.width for spec in work.specs)

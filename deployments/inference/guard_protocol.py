@@ -32,6 +32,7 @@ class _Request:
     sha256: str
     specs: tuple[InputSpec, ...]
     limits: LimitSettings
+    soon_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,24 @@ _ANSWER = TypeAdapter(_Answer)
 _REFUSALS = {leaf.code: leaf for leaf in leaves(Rejected)}
 
 
-def pack_work(work: Work, limits: LimitSettings) -> bytes:
-    """Prefix and header of a request; the file itself follows."""
-    request = _Request(work.media_type, work.frame, work.sha256, work.specs, limits)
+def pack_work(work: Work, limits: LimitSettings, *, soon_s: float | None) -> bytes:
+    """Prefix and header of a request; the file itself follows.
+
+    Args:
+        work: What is to be done.
+        limits: The most pixels and frames.
+        soon_s: How much of a processor's time it may take, in seconds; None for a slow file, which
+            is held to the process's own limits only, and has the process for itself.
+    """
+    request = _Request(work.media_type, work.frame, work.sha256, work.specs, limits, soon_s)
     return _pack(_REQUEST.dump_json(request), len(work.body))
 
 
-def unpack_work(header: bytes, body: bytes) -> tuple[Work, LimitSettings]:
-    """The request, in the guarded process."""
+def unpack_work(header: bytes, body: bytes) -> tuple[Work, LimitSettings, float | None]:
+    """The request, in the guarded process: work, limits and `soon_s`, as they were packed."""
     request = _REQUEST.validate_json(header)
     work = Work(body, request.media_type, request.frame, request.sha256, request.specs)
-    return work, request.limits
+    return work, request.limits, request.soon_s
 
 
 def pack_prepared(prepared: Prepared, *, again: bool) -> bytes:

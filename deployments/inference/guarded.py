@@ -10,7 +10,8 @@ A worker lives for some files, and not a moment longer than the first bad one. T
 to its limits, because a codec stuck in C hears nothing else:
 
 - memory   RLIMIT_AS, from what the worker has at its start; allocation fails, the file is refused
-- time     a real-time alarm and RLIMIT_CPU, whose signals end the process
+- time     a real-time alarm and RLIMIT_CPU, whose signals end the process; for a file that is
+           foretold to be soon done, also an alarm on the processor's time
 - files    RLIMIT_FSIZE and RLIMIT_CORE 0: it writes nothing, and leaves no picture in a core dump
 - parent   PR_SET_PDEATHSIG: the worker ends with the fork server, the fork server when its socket
            to the service closes, however the service ended
@@ -37,6 +38,7 @@ from deployments.inference.prepare import prepare
 from registry.errors import ImageTooLarge, Rejected, UndecodableImage
 
 FILES_A_WORKER = 64
+SOON_WALL = 5  # times its processor time a file may take by the clock, on a busy machine
 SPARE_BYTES = 256 << 20  # a worker that has grown by more gives its memory back by ending
 _PR_SET_PDEATHSIG = 1
 
@@ -94,10 +96,12 @@ def serve(channel: socket.socket, wall_s: float, *, files: int = FILES_A_WORKER)
             return
         _start_clock(wall_s)
         try:
-            work, limits = unpack_work(*request)
+            work, limits, soon_s = unpack_work(*request)
             del request
+            if soon_s is not None:
+                _start_soon_clock(soon_s, wall_s)
             prepared = prepare(work, limits)
-            again = remaining > 0 and peak_bytes() < grown
+            again = remaining > 0 and soon_s is not None and peak_bytes() < grown
             answer = pack_prepared(prepared, again=again)
         except Rejected as error:
             again, answer = False, pack_refusal(error)
@@ -139,8 +143,14 @@ def _start_clock(wall_s: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, wall_s)  # SIGALRM ends the process, in C code too
 
 
+def _start_soon_clock(soon_s: float, wall_s: float) -> None:
+    signal.setitimer(signal.ITIMER_PROF, soon_s)  # SIGPROF ends the process likewise
+    signal.setitimer(signal.ITIMER_REAL, min(wall_s, SOON_WALL * soon_s))
+
+
 def _stop_clock() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def peak_bytes() -> int:

@@ -8,21 +8,27 @@ batches may be on their way: one runs, the other is ready when it ends.
 import asyncio
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from configs.topology import ModelTuning
 from deployments.inference.batcher import Batcher
 from deployments.inference.onnx import OnnxSession
 from deployments.telemetry.metrics import Instruments
+from deployments.telemetry.tracing_attributes import SpanName
 from registry.catalogue import Served
 from registry.contract import Scores, Tensors
 from registry.errors import Internal, InvalidModel, ModelUnavailable
 
-Pixels = NDArray[np.uint8]
+if TYPE_CHECKING:  # OpenTelemetry is loaded only where tracing is on
+    from deployments.telemetry.tracing import Tracing
 
 IN_FLIGHT = 2
+
+
+def _images(call: Tensors) -> int:
+    return len(call.pixels)
 
 
 class ModelHost:
@@ -33,6 +39,7 @@ class ModelHost:
         threads: ONNX Runtime's threads.
         deadline_s: When a run is stopped.
         instruments: What is counted.
+        tracing: The process's, where tracing is on.
 
     Raises:
         InvalidModel: The file is not the registered one, or fails its golden case.
@@ -45,10 +52,12 @@ class ModelHost:
         threads: int,
         deadline_s: float,
         instruments: Instruments | None = None,
+        tracing: "Tracing | None" = None,
     ) -> None:
         started = time.perf_counter()
         tuning = ModelTuning()
         self._instruments = instruments or Instruments(f"model:{served.model.name}")
+        self._tracing = tracing
         self._served = served
         self._max_batch_size = tuning.max_batch_size
         self._session = OnnxSession(
@@ -62,12 +71,12 @@ class ModelHost:
         self._instruments.golden_tests.add(0, *version, "failed")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnx-session")
         self._health: Future[None] | None = None
-        self.batcher: Batcher[Pixels, Scores] = Batcher(
+        self.batcher: Batcher[Tensors, Scores] = Batcher(
             self._run,
             max_batch_size=tuning.max_batch_size,
             max_in_flight=IN_FLIGHT,
             max_queue=tuning.max_queue,
-            weight=len,
+            weight=_images,
         )
 
     async def score(self, tensors: Tensors) -> Scores:
@@ -83,7 +92,7 @@ class ModelHost:
         spec = self._served.card.input
         if tensors.pixels.shape[1:] != (spec.channels, spec.height, spec.width):
             raise Internal("the tensor is not of the card's shape")
-        return await self.batcher.submit(tensors.pixels)
+        return await self.batcher.submit(tensors)
 
     @property
     def idle(self) -> bool:
@@ -127,12 +136,13 @@ class ModelHost:
         self._session.close()
         del self._session  # what refers to this host in a circle would keep it until a collection
 
-    async def _run(self, arrays: list[Pixels]) -> list[Scores]:
+    async def _run(self, calls: list[Tensors]) -> list[Scores]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._score_all, arrays)
+        return await loop.run_in_executor(self._thread, self._score_all, calls)
 
-    def _score_all(self, arrays: list[Pixels]) -> list[Scores]:
+    def _score_all(self, calls: list[Tensors]) -> list[Scores]:
         """One run for many calls, or a few where one call brought more than a batch."""
+        arrays = [call.pixels for call in calls]
         pixels = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         started = time.perf_counter()
         size = self._max_batch_size
@@ -144,6 +154,11 @@ class ModelHost:
         )
         inference_s = time.perf_counter() - started
         inference_ms = inference_s * 1e3
+        if self._tracing is not None:
+            traces = [trace for call in calls for trace in call.traces]
+            self._tracing.batch_ended(
+                SpanName.RUN_BATCH, SpanName.RUN, traces, size=len(pixels), seconds=inference_s
+            )
         model = self._served.model
         self._instruments.batch_images.observe(len(pixels), model.name)
         self._instruments.batch_seconds.observe(inference_s, model.name, model.version)

@@ -96,15 +96,22 @@ class ModelLife:
         self._timeout_s = timeout_s
         self._progress = progress
 
-    async def register(self, candidate: Candidate, by: By) -> RegisteredModel:
+    async def register(
+        self, candidate: Candidate, by: By, *, within_s: float | None = None
+    ) -> RegisteredModel:
         """Examine a model, store its file and record it.
+
+        Args:
+            candidate: The model.
+            by: Who registers it.
+            within_s: How long the examination may take; see `registration.examine`.
 
         Raises:
             InvalidModel: See `registration.examine`.
             ForbiddenOperator: The same.
             Conflict: There is such a version already.
         """
-        await asyncio.to_thread(examine, candidate)
+        await asyncio.to_thread(examine, candidate, within_s=within_s)
         await asyncio.to_thread(install, candidate, self._model_dir)
         model, events = registration_events(candidate, by=by.name)
         for event in events:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -30,9 +30,14 @@ from deployments.inference.privacy_checks import Patients
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.screening import Candidate
 from deployments.inference.signature import signature
+from deployments.telemetry.metrics import Instruments
+from deployments.telemetry.tracing_attributes import Attribute, SpanName
 from registry.catalogue import Catalogue, Served
 from registry.contract import ModelRef, Scores, Tensors, Upload, Verdict
 from registry.errors import ModelUnavailable, NotFound
+
+if TYPE_CHECKING:  # OpenTelemetry is loaded only where tracing is on
+    from deployments.telemetry.tracing import Tracing
 
 Stage: TypeAlias = Candidate | Verdict
 Group: TypeAlias = list[tuple[int, Candidate]]
@@ -71,6 +76,8 @@ class Predictor:
         limits: Bounds of one image.
         privacy: The policy on patient data.
         pseudonym_key_file: Where the key is.
+        tracing: The process's, where tracing is on.
+        instruments: What is counted.
 
     Raises:
         InvalidConfiguration: The key is missing or too short.
@@ -84,18 +91,21 @@ class Predictor:
         limits: LimitSettings,
         privacy: PrivacySettings,
         pseudonym_key_file: Path,
+        tracing: "Tracing | None" = None,
+        instruments: Instruments | None = None,
     ) -> None:
         tuning = ValidatorTuning()
         self._versions = versions
         self._scoring = scoring
         self._limits = limits
         self._privacy = privacy
+        self._tracing = tracing
         self._pseudonyms = Pseudonyms.from_file(
             pseudonym_key_file, version=privacy.pseudonym_key_version
         )
         self._threads = ThreadPoolExecutor(tuning.threads, thread_name_prefix="prepare")
         self._thread_count = tuning.threads
-        self._guard = Guard(limits, processes=tuning.decoder_processes)
+        self._guard = Guard(limits, processes=tuning.decoder_processes, instruments=instruments)
         self._guard.start()
         self._gates = Gates(deadline_s=limits.deadline_s)
 
@@ -104,9 +114,9 @@ class Predictor:
         await self._learn(uploads)
         stages = await self._prepare(uploads)
         gates = _groups(stages, lambda candidate: candidate.gate)
-        await asyncio.gather(*(self._ask_gate(stages, group) for group in gates))
+        await asyncio.gather(*(self._ask_gate(uploads, stages, group) for group in gates))
         models = _groups(stages, lambda candidate: candidate.served)
-        await asyncio.gather(*(self._ask_model(stages, group) for group in models))
+        await asyncio.gather(*(self._ask_model(uploads, stages, group) for group in models))
         return [stage for stage in stages if isinstance(stage, Verdict)]
 
     def reconfigure(self, tuning: ValidatorTuning) -> None:
@@ -188,30 +198,53 @@ class Predictor:
     def _screen(
         self, upload: Upload, served: Served, gate: Served | None, prepared: Prepared
     ) -> Stage:
+        self._trace_prepared(upload.trace, prepared)
         patients = Patients(upload.patient, self._pseudonyms.of(prepared.patient.id))
         return screening.screen(served, gate, prepared, patients, self._privacy)
 
-    async def _ask_gate(self, stages: list[Stage], group: Group) -> None:
+    def _trace_prepared(self, trace: str | None, prepared: Prepared) -> None:
+        """Called right after the work, so its times say when it began."""
+        if self._tracing is None or trace is None:
+            return
+        about = {
+            Attribute.DECODE_MS: prepared.decode_ms,
+            Attribute.MEASURE_MS: prepared.measure_ms,
+            Attribute.PREPROCESS_MS: prepared.preprocess_ms,
+        }
+        seconds = (prepared.decode_ms + prepared.measure_ms + prepared.preprocess_ms) / 1e3
+        self._tracing.ended(SpanName.PREPARE, (trace,), seconds=seconds, attributes=about)
+
+    async def _ask_gate(self, uploads: list[Upload], stages: list[Stage], group: Group) -> None:
         """Step 3: one run for all images of one gate."""
         candidates = [candidate for _, candidate in group]
         loop = asyncio.get_running_loop()
+        started = time.perf_counter()
         passed = await loop.run_in_executor(self._threads, self._gates.judge, candidates)
+        if self._tracing is not None:
+            seconds = time.perf_counter() - started
+            self._tracing.ended(SpanName.GATE, _traces(uploads, group), seconds=seconds)
         for (index, _), stage in zip(group, passed, strict=True):
             stages[index] = stage
 
-    async def _ask_model(self, stages: list[Stage], group: Group) -> None:
+    async def _ask_model(self, uploads: list[Upload], stages: list[Stage], group: Group) -> None:
         """Steps 4 and 5: one call for all images of one model."""
         model = group[0][1].served.model
         pixels = np.stack([candidate.prepared.tensors[0] for _, candidate in group])
         started = time.perf_counter()
         try:
-            scores = await self._scoring.score(Tensors(model, pixels))
+            tensors = Tensors(model, pixels, _traces(uploads, group))
+            scores = await self._scoring.score(tensors)
             model_ms = (time.perf_counter() - started) * 1e3
             for (index, candidate), row in zip(group, scores.values, strict=True):
                 stages[index] = screening.decide(candidate, row, scores, model_ms)
         except Exception as error:  # noqa: BLE001  # whatever a hop raises concerns this model only
             for index, candidate in group:
                 stages[index] = screening.failed(candidate, error)
+
+
+def _traces(uploads: list[Upload], group: Group) -> tuple[str, ...]:
+    """The spans that wait for a group's images; none where tracing is off."""
+    return tuple(trace for index, _ in group if (trace := uploads[index].trace) is not None)
 
 
 def _groups(stages: list[Stage], of: Callable[[Candidate], Served | None]) -> list[Group]:

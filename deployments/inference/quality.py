@@ -16,6 +16,10 @@ noise finer than that do not reach a model that sees 224 pixels, and the whole s
 | noise | 0..1 | standard deviation of noise (Immerkaer, CVIU 64(2), 1996) |
 | sharpness | 0..1 | along the sharper axis: falls with defocus |
 | motion | 0..1 | along the less sharp axis: falls with movement in any direction |
+| symmetry | -1..1 | of left and right (`inference.symmetry`): falls where a side is cut off |
+
+All but the last are held against `QualityLimits` here. What is not symmetric is poor only for
+frontal images of what is: `symmetry` is a constraint of the card (`inference.constraints`).
 
 Sharpness along an axis compares the variogram (Matheron, Economic Geology 58, 1963) at a lag of one
 pixel with that at four: s = (sqrt(g(1) / g(4)) - 1/4) / (3/4). A ramp, which is what blur turns an
@@ -37,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deployments.inference.symmetry import symmetry
 from registry.card import QualityLimits, Range
 from registry.contract import Check
 
@@ -67,6 +72,7 @@ class Measures:
     noise: float | None
     sharpness: float | None
     motion: float | None
+    symmetry: float | None
 
 
 def measure(pixels: NDArray[np.uint8], *, width: int = 0, height: int = 0) -> Measures:
@@ -110,6 +116,7 @@ def measure(pixels: NDArray[np.uint8], *, width: int = 0, height: int = 0) -> Me
         noise=noise,
         sharpness=sharpness,
         motion=motion,
+        symmetry=symmetry(small),
     )
 
 

@@ -12,17 +12,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from configs.topology import AuditTuning
 from deployments.inference.batcher import Batcher
 from deployments.telemetry.metrics import Instruments
 from deployments.telemetry.metrics_observations import observe_group
+from deployments.telemetry.tracing_attributes import SpanName
 from registry.contract import Receipt
 from registry.errors import AuditUnavailable, MedAIError
 from registry.events import AuditEvent
 from storage.checkpoints import Checkpointer
 from storage.database import Database
 from storage.ledger import Ledger
+
+if TYPE_CHECKING:  # OpenTelemetry is loaded only where tracing is on
+    from deployments.telemetry.tracing import Tracing
 
 RETRY_S = 1.0
 SOFTWARE = version("medai-flow")
@@ -42,6 +47,7 @@ class Recorder:
         checkpointer: Signs and anchors the log's heads.
         instruments: What is counted.
         now: The clock.
+        tracing: The process's, where tracing is on.
     """
 
     def __init__(
@@ -50,7 +56,9 @@ class Recorder:
         checkpointer: Checkpointer,
         instruments: Instruments,
         now: Callable[[], datetime] = utc_now,
+        tracing: "Tracing | None" = None,
     ) -> None:
+        self._tracing = tracing
         self._database = database
         self._checkpointer = checkpointer
         self._ledger = Ledger(self._database, software_version=SOFTWARE, now=now)
@@ -108,7 +116,13 @@ class Recorder:
         events = [event for call in calls for event in call]
         await self._checkpointer.admit(len(events))
         outcomes = await self._ledger.append(events)
-        self._observe(events, outcomes, commit_s=time.perf_counter() - started)
+        commit_s = time.perf_counter() - started
+        self._observe(events, outcomes, commit_s=commit_s)
+        if self._tracing is not None:
+            traces = list(dict.fromkeys(event.trace for event in events if event.trace is not None))
+            self._tracing.batch_ended(
+                SpanName.COMMIT_BATCH, SpanName.COMMIT, traces, size=len(events), seconds=commit_s
+            )
         rest = iter(outcomes)
         return [list(islice(rest, len(call))) for call in calls]
 

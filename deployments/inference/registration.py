@@ -12,10 +12,10 @@ A file reaches the model directory only after it was examined, and under a name 
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import ValidationError
@@ -78,8 +78,17 @@ def read_candidate(directory: Path, card_file: Path | None = None) -> Candidate:
     return Candidate.of(card, directory / card.file)
 
 
-def read_card(path: Path) -> ModelCard:
-    """A card. Raises `InvalidModel`, naming every fault."""
+def read_card(path: Path, *, quotes: bool = True) -> ModelCard:
+    """A card.
+
+    Args:
+        path: The file.
+        quotes: Whether a field that no card has is named. Its name is its author's text, which goes
+            to the author's terminal and nowhere else.
+
+    Raises:
+        InvalidModel: It is none; every fault is named.
+    """
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
             raise InvalidModel(f"{path.name} is too large for a card")
@@ -97,21 +106,31 @@ def read_card(path: Path) -> ModelCard:
         return ModelCard.model_validate(document)
     except ValidationError as error:
         faults = tuple(
-            Violation(".".join(str(part) for part in fault["loc"]), advice=fault["msg"])
-            for fault in error.errors()
+            Violation(_place(fault, quotes=quotes), advice=fault["msg"]) for fault in error.errors()
         )
         raise InvalidModel(f"{path.name} has {len(faults)} fault(s)", faults) from None
 
 
-def examine(candidate: Candidate) -> None:
+def _place(fault: Any, *, quotes: bool) -> str:
+    foreign = fault["type"] == "extra_forbidden" and not quotes
+    place = fault["loc"][:-1] if foreign else fault["loc"]
+    return ".".join(str(part) for part in place) or "card"
+
+
+def examine(candidate: Candidate, *, within_s: float | None = None) -> None:
     """See that the model is fit to be registered: every check of `medai models check`.
+
+    Args:
+        candidate: What to try.
+        within_s: How long that may take, where that is not as long as on the host.
 
     Raises:
         InvalidModel: A rule is broken, the file cannot be run within the limits, or the golden case
             gives other scores.
         ForbiddenOperator: The graph uses an operator outside the allow-list.
     """
-    try_model(Order(str(candidate.path.absolute()), candidate.card)).require()
+    order = Order(str(candidate.path.absolute()), candidate.card)
+    try_model(order if within_s is None else replace(order, wall_s=within_s)).require()
 
 
 def install(candidate: Candidate, model_dir: Path) -> None:

@@ -3,6 +3,7 @@
     every REFRESH_S    read the registry; load what it wants, let go of what it does not
     on a change, and
     every BEAT_S       report what is held (`storage.model_replicas`); an activation waits for it
+    every COUNT_S      store what the challenger's comparison has counted (`inference.shadow`)
     on the schedule    run the golden case; a deviation halts the model, and the log says so
 
 While the database is away the replica goes on with what it holds.
@@ -14,24 +15,29 @@ import contextvars
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from uuid_utils.compat import uuid7
 
 from deployments.inference.catalogue_watch import REFRESH_S, CatalogueWatch
 from deployments.inference.recorder import SOFTWARE, utc_now
+from deployments.inference.shadow import ShadowScoring
 from deployments.inference.versions import HeldVersions
 from registry.errors import InvalidModel, MedAIError
 from registry.events import SYSTEM, AuditAction, AuditEvent, AuditOutcome, ServiceHalted
+from registry.shadow import Tally
 from storage.database import Database
 from storage.ledger import append_once
 from storage.model_replicas import Holding, ReplicaRepository
+from storage.shadows import ShadowRepository
 
 BEAT_S: Final = 2.0
+COUNT_S: Final = 5.0
 RETRY_S: Final = 1.0
 GOLDEN_DEVIATION: Final = "golden-deviation"
 SELF_TEST: Final = "self-test"  # who halted the model
+_NOTHING: Final = Tally().document()
 
 
 class Replica:
@@ -43,6 +49,7 @@ class Replica:
         watch: The registry. The replica refreshes it.
         database: Where reports and halts go. The replica does not close it.
         golden_interval_s: Seconds between two scheduled self-tests.
+        shadow: Compares the model's challenger, where it has one. The replica closes it.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Replica:
         database: Database,
         *,
         golden_interval_s: float,
+        shadow: ShadowScoring | None = None,
     ) -> None:
         self.id = f"{socket.gethostname()[:40]}-{os.getpid()}-{uuid4().hex[:8]}"
         self._name = name
@@ -60,6 +68,8 @@ class Replica:
         self._watch = watch
         self._database = database
         self._golden_interval_s = golden_interval_s
+        self._shadow = shadow
+        self._counted: dict[UUID, dict[str, Any]] = {}
         self._reported: Mapping[UUID, Holding] = {}
         self._one_at_a_time = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -72,6 +82,7 @@ class Replica:
             for work, every in (
                 (self.follow, REFRESH_S),
                 (self.report, BEAT_S),
+                (self.count, COUNT_S),
                 (self.self_test, self._golden_interval_s),
             )
         ]
@@ -80,8 +91,10 @@ class Replica:
         """Look at the registry once. Raises `DatabaseUnavailable`."""
         await self._watch.refresh()
         catalogue = self._watch.current()
-        serving = catalogue.active(self._name).model if self._name in catalogue.names else None
-        self._held.hold(catalogue.wanted(self._name), serving)
+        serving = catalogue.active(self._name) if self._name in catalogue.names else None
+        self._held.hold(catalogue.wanted(self._name), None if serving is None else serving.model)
+        if self._shadow is not None:
+            self._shadow.follow(catalogue.shadow(self._name), serving)
         if self._held.holdings() != self._reported:
             await self.report()
 
@@ -93,6 +106,20 @@ class Replica:
                 repository = ReplicaRepository(session)
                 await repository.report(self.id, self._name, holdings, at=utc_now())
             self._reported = holdings
+
+    async def count(self) -> None:
+        """Store what was counted of challengers. Raises `DatabaseUnavailable`."""
+        if self._shadow is None:
+            return
+        for shadow_id, tally in tuple(self._shadow.tallies().items()):
+            counts = tally.document()
+            if counts != self._counted.get(shadow_id, _NOTHING):
+                async with self._database.transaction() as session:
+                    repository = ShadowRepository(session)
+                    await repository.save(shadow_id, self.id, tally, at=utc_now())
+                self._counted[shadow_id] = counts
+            if self._shadow.forget(shadow_id):
+                self._counted.pop(shadow_id, None)
 
     async def self_test(self) -> None:
         """Run the golden case; where it fails, halt the model in every replica.
@@ -110,6 +137,10 @@ class Replica:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._shadow is not None:
+            await self._shadow.close()
+        with contextlib.suppress(MedAIError):
+            await self.count()
         with contextlib.suppress(MedAIError):
             async with self._database.transaction() as session:
                 await ReplicaRepository(session).withdraw(self.id)

@@ -17,20 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.settings import PrivacySettings
-from deployments.inference.constraints import Finding, check_constraints, refuses
+from deployments.inference.constraints import Finding, check_constraints
 from deployments.inference.manufacturers import UNLISTED, listed
 from deployments.inference.prepare import Prepared
-from deployments.inference.privacy_checks import (
-    BURNED_IN,
-    SECONDARY_CAPTURE,
-    Patients,
-    check_privacy,
-)
+from deployments.inference.privacy_checks import Patients, check_privacy
 from deployments.inference.quality import judge
-from registry.card import Action, Constraints
+from deployments.inference.refusals import refusal
+from registry.card import Action
 from registry.catalogue import Served
 from registry.contract import (
-    Check,
     GateVerdict,
     ImageFacts,
     Outcome,
@@ -44,13 +39,8 @@ from registry.errors import (
     Failed,
     Internal,
     ModelNonfiniteOutput,
-    PhiInPixels,
     Rejected,
-    ValidationFailed,
-    Violation,
 )
-
-_SHOW_PATIENTS = frozenset({BURNED_IN, SECONDARY_CAPTURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +79,9 @@ def screen(
     facts, card = prepared.facts, served.card
     quality, score = judge(prepared.measures, card.quality)
     findings = [
-        *check_constraints(card.constraints, facts, prepared.patient),
+        *check_constraints(
+            card.constraints, facts, prepared.patient, symmetry=prepared.measures.symmetry
+        ),
         *check_privacy(facts, patients, privacy),
     ]
     refusing = [check for check in quality if not check.passed]
@@ -212,39 +204,3 @@ def _recorded(facts: ImageFacts) -> ImageFacts:
     if manufacturer in {"", UNLISTED}:
         return replace(facts, manufacturer=manufacturer, manufacturer_model="")
     return replace(facts, manufacturer=manufacturer)
-
-
-def refusal_again(validation: Validation, constraints: Constraints, code: str) -> Rejected:
-    """The refusal that a recorded validation was answered with.
-
-    Args:
-        validation: The record.
-        constraints: Of the card of the model that was asked.
-        code: The recorded kind of the refusal. It tells whether what may show patients was refused
-            then, or only to be looked at, as the settings were.
-    """
-    broken = [
-        check
-        for check in validation.checks
-        if not check.passed
-        and refuses(constraints, check)
-        and (check.name not in _SHOW_PATIENTS or code == PhiInPixels.code)
-    ]
-    return refusal(broken)
-
-
-def refusal(broken: list[Check]) -> Rejected:
-    """The refusal of an image that breaks these rules."""
-    violations = tuple(
-        Violation(
-            rule=check.name,
-            measured=f"{check.measured} {check.unit}".strip(),
-            limit=f"{check.limit} {check.unit}".strip(),
-            advice=check.advice,
-        )
-        for check in broken
-    )
-    count = f"{len(broken)} rule{'s' if len(broken) > 1 else ''} broken"
-    if any(check.name in _SHOW_PATIENTS for check in broken):
-        return PhiInPixels(f"the image may show patient data; {count}", violations)
-    return ValidationFailed(f"{count} by this image", violations)

@@ -74,6 +74,7 @@ class ImageRequest:
     idempotency_key: str | None = None
     request_id: str | None = None
     request_digest: bytes | None = None  # of what the key is used for
+    trace: str | None = None  # the request's span, where it is traced (`telemetry.tracing_context`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,7 @@ class InferenceService:
             media_type=request.media_type,
             patient=request.patient,
             frame=request.frame,
+            trace=request.trace,
         )
         verdict = await self._screen(upload, deadline)
         # What failed on our side is recorded, but is not what its key stands for: the same request
@@ -260,7 +262,7 @@ class InferenceService:
             idempotency_key=request.idempotency_key if keyed else None,
             request_digest=request.request_digest if keyed else None,
         )
-        event = inference_event(result, principal, request.request_id)
+        event = inference_event(result, principal, request.request_id, request.trace)
         return _Screened(result, event, (time.perf_counter() - started) * 1e3)
 
     def _deadline(self) -> float:
@@ -342,7 +344,9 @@ _ACTIONS = {
 }
 
 
-def inference_event(result: NewResult, principal: Principal, request_id: str | None) -> AuditEvent:
+def inference_event(
+    result: NewResult, principal: Principal, request_id: str | None, trace: str | None = None
+) -> AuditEvent:
     """The audit event of one inference; the event's id is the result's."""
     action = _ACTIONS[result.verdict.outcome]
     answered = action is AuditAction.INFERENCE
@@ -354,4 +358,5 @@ def inference_event(result: NewResult, principal: Principal, request_id: str | N
         outcome=AuditOutcome.SUCCESS if answered else AuditOutcome.FAILURE,
         request_id=request_id,
         changes=(result,),
+        trace=trace,
     )

@@ -69,6 +69,7 @@ class HeldVersions:
         self._loading: dict[UUID, asyncio.Task[ModelHost]] = {}
         self._failed: dict[UUID, str] = {}
         self._wanted_at: dict[UUID, float] = {}
+        self._answered: Callable[[Tensors, Scores], None] = lambda _, __: None
         self._letting_go: set[asyncio.Task[None]] = set()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model-loader")
 
@@ -83,7 +84,17 @@ class HeldVersions:
         host = self._hosts.get(tensors.model.id)
         if host is None:
             host = await self._on_demand(tensors.model)
-        return await host.score(tensors)
+        scores = await host.score(tensors)
+        self._answered(tensors, scores)
+        return scores
+
+    def on_answer(self, listener: Callable[[Tensors, Scores], None]) -> None:
+        """Have `listener` told of each answer. It must neither wait nor raise."""
+        self._answered = listener
+
+    def loaded(self, known: UUID) -> ModelHost | None:
+        """The version with this id, if it is loaded."""
+        return self._hosts.get(known)
 
     def hold(self, wanted: Sequence[Served], serving: ModelRef | None) -> None:
         """Begin to load what is wanted, and let go of what has not been wanted for a while.

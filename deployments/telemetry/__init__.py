@@ -1,1 +1,1 @@
-"""Logs and metrics: what operators see, and never a patient's data."""
+"""Logs, metrics and traces: what operators see, and never a patient's data."""

@@ -41,6 +41,8 @@ class LogEvent(StrEnum):
     AUTH_STATE_FRESH = "auth_state_fresh"
     RATE_LIMITS_LOCAL = "rate_limits_local"  # Redis is away: each gateway counts by itself
     RATE_LIMITS_SHARED = "rate_limits_shared"
+    TRACES_LOST = "traces_lost"  # the collector does not take spans; requests go on
+    TRACES_DELIVERED = "traces_delivered"
 
     # Models and images
     MODEL_LOADED = "model_loaded"
@@ -121,6 +123,7 @@ KEYS: Final[MappingProxyType[str, Form]] = MappingProxyType(
         # One request
         "request_id": uuid,
         "forwarded_request_id": uuid,
+        "trace_id": text(r"[0-9a-f]{32}"),
         "method": text(r"GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|OTHER"),
         "route": text(r"(?:/[a-z0-9._-]*|/\{[a-z_]+\})+|none"),  # the template, never the path
         "status": integer,

@@ -24,6 +24,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from configs.settings import LogSettings
 from deployments.telemetry.events import KEYS, LogEvent
 from deployments.telemetry.sink import MAX_LINE, LineSink
+from deployments.telemetry.tracing_context import trace_id
 
 Render: TypeAlias = Callable[[EventDict], str]
 
@@ -32,7 +33,16 @@ REQUEST_ID: Final[ContextVar[str | None]] = ContextVar("medai_request_id", defau
 
 MAX_PLACES: Final = 6  # of an exception's way
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_ESSENTIAL: Final = ("time", "level", "component", "event", "request_id", "error", "place")
+_ESSENTIAL: Final = (
+    "time",
+    "level",
+    "component",
+    "event",
+    "request_id",
+    "trace_id",
+    "error",
+    "place",
+)
 _SILENT: Final = ("uvicorn.access",)
 
 
@@ -82,6 +92,8 @@ class LogChain:
         }
         if (request_id := REQUEST_ID.get()) is not None:
             line["request_id"] = request_id
+        if (trace := trace_id()) is not None:
+            line["trace_id"] = trace
         for key, value in fields.items():
             form = KEYS.get(key)
             permitted = None if form is None else form(value)

@@ -17,16 +17,19 @@ from threading import Lock
 from deployments.telemetry.metrics_labels import (
     ACTION,
     AGREES,
+    ANSWERED,
     AUDIT_CAUSE,
     BYTES,
-    CAUSE,
+    CHALLENGER,
     CLASS,
     COMPONENT,
+    DECODER_CAUSE,
     FORMAT,
     LIMIT,
     LOGIN,
     LONG_SECONDS,
     METHOD,
+    MISSED,
     MODEL,
     OUTCOME,
     PHASE,
@@ -63,6 +66,7 @@ from deployments.telemetry.metrics_values import (
     Spec,
     Vocabulary,
 )
+from registry.shadow import DIFFERENCE_BOUNDS
 
 
 class Instruments:
@@ -240,11 +244,35 @@ class Instruments:
         VERSION,
         AGREES,
     )
+    shadow_decisions = CounterSpec(
+        "medai_shadow_decisions_total",
+        "What was answered, and what the challenger would have.",
+        MODEL,
+        VERSION,
+        ANSWERED,
+        CHALLENGER,
+    )
+    shadow_difference = HistogramSpec(
+        "medai_shadow_difference_ratio",
+        "The largest difference between a label's two scores.",
+        MODEL,
+        VERSION,
+        bounds=DIFFERENCE_BOUNDS,
+    )
+    shadow_missed = CounterSpec(
+        "medai_shadow_missed_total",
+        "Images that the challenger was to score and did not.",
+        MODEL,
+        VERSION,
+        MISSED,
+    )
     shadow_seconds = HistogramSpec(
         "medai_shadow_seconds", "Duration of a challenger's answer.", MODEL, VERSION, bounds=SECONDS
     )
     decoder_restarts = CounterSpec(
-        "medai_decoder_restarts_total", "Guarded decoders that died of a file.", CAUSE
+        "medai_decoder_restarts_total",
+        "Guarded decoders that ended before their file.",
+        DECODER_CAUSE,
     )
 
     # The process itself
@@ -269,6 +297,9 @@ class Instruments:
     )
     dropped_log_keys = CounterSpec(
         "medai_log_keys_dropped_total", "Values kept out of the log by its allow-list.", COMPONENT
+    )
+    lost_spans = CounterSpec(
+        "medai_trace_spans_lost_total", "Spans that no collector took in time.", COMPONENT
     )
     failed_watches = CounterSpec(
         "medai_metrics_errors_total", "Gauges that could not be read.", COMPONENT

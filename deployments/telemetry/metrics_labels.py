@@ -8,6 +8,7 @@ times before it is shown.
 from typing import Final
 
 from deployments.telemetry.metrics_values import Label, upper
+from registry.card import SCORE_BOUNDS
 from registry.contract import Outcome, Reason
 from registry.errors import leaves
 from registry.events import AuditAction
@@ -18,7 +19,7 @@ SECONDS: Final = (
 LONG_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0)
 SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 BYTES: Final = tuple(float(4**power * 1024) for power in range(1, 9))  # 4 KiB to 64 MiB
-RATIOS: Final = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+RATIOS: Final = SCORE_BOUNDS
 
 PHASES: Final = (
     "auth", "queue", "decode", "validate", "preprocess", "model", "batch_wait", "inference",
@@ -28,6 +29,9 @@ REQUEST_OUTCOMES: Final = ("ok", "refused", "failed", "abandoned")
 LOGIN_RESULTS: Final = ("ok", "unknown", "wrong", "locked", "disabled")
 
 AUDIT_CAUSES: Final = ("refused", "unavailable")
+# Why a guarded decoder ended: the clock; a crash, or memory; with its server, which somebody ended;
+# given up by us; or a file that was taken for a small one begins again among the slow.
+DECODER_CAUSES: Final = ("time", "crash", "server", "silent", "not_soon")
 
 ROUTE = Label("route", limit=64)  # templates, never paths
 METHOD = Label("method", frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}))
@@ -50,7 +54,10 @@ LIMIT = Label("limit", limit=8)
 QUEUE = Label("queue", limit=8)
 ACTION = Label("action", frozenset(AuditAction))
 AUDIT_CAUSE = Label("reason", frozenset(AUDIT_CAUSES))
-CAUSE = Label("reason", limit=16)
+DECODER_CAUSE = Label("reason", frozenset(DECODER_CAUSES))
+ANSWERED = Label("answered", limit=64)  # a decision: a label, or BELOW_THRESHOLD
+CHALLENGER = Label("challenger", limit=64)
+MISSED = Label("reason", frozenset({"dropped", "failed"}))
 AGREES = Label("agrees", frozenset({"true", "false"}))
 RESULT = Label("result", frozenset({"passed", "failed"}))
 STATE = Label("state", frozenset({"in_use", "idle"}))

@@ -15,8 +15,14 @@ from typing import Final
 import psutil
 
 from deployments.telemetry.metrics import Instruments
-from deployments.telemetry.metrics_labels import AUDIT_CAUSES, LOGIN_RESULTS, SCANNER
+from deployments.telemetry.metrics_labels import (
+    AUDIT_CAUSES,
+    DECODER_CAUSES,
+    LOGIN_RESULTS,
+    SCANNER,
+)
 from deployments.telemetry.metrics_values import NONE, upper
+from registry.catalogue import Served
 from registry.contract import ImageFacts, ModelRef, Outcome, Validation, Verdict
 
 FIRST_REFUSAL: Final = 400
@@ -155,12 +161,66 @@ def observe_group(
         instruments.audit_lag.observe(lag_s)
 
 
+def begin_shadow(instruments: Instruments, challenger: ModelRef) -> None:
+    """Make the series of a challenger known: `increase()` misses a series' first value."""
+    for agrees in ("true", "false"):
+        instruments.shadow_comparisons.add(0, challenger.name, challenger.version, agrees)
+
+
+def observe_shadow(
+    instruments: Instruments,
+    challenger: ModelRef,
+    *,
+    pair: tuple[str, str] | None = None,
+    difference: float = 0.0,
+    seconds: float = 0.0,
+    dropped: int = 0,
+    failed: int = 0,
+) -> None:
+    """One image that a challenger has scored, or several that it has not.
+
+    Args:
+        instruments: The replica's.
+        challenger: The version in the shadow.
+        pair: The decisions of the version that answered and of the challenger.
+        difference: The largest difference between a label's two scores, 0..1.
+        seconds: Duration of the challenger's run.
+        dropped: Images for which there was no room.
+        failed: Images for which it gave no finite answer.
+    """
+    version = (challenger.name, challenger.version)
+    if pair is not None:
+        agrees = "true" if pair[0] == pair[1] else "false"
+        instruments.shadow_comparisons.add(1, *version, agrees)
+        instruments.shadow_decisions.add(1, *version, *pair)
+        instruments.shadow_difference.observe(difference, *version)
+        instruments.shadow_seconds.observe(seconds, *version)
+    for missed, reason in ((dropped, "dropped"), (failed, "failed")):
+        if missed:
+            instruments.shadow_missed.add(missed, *version, reason)
+
+
 def show_baseline(
     instruments: Instruments, model: ModelRef, label: str, upto: Mapping[float, float]
 ) -> None:
     """What share of a label's scores the card expects up to each bound of `RATIOS`."""
     for bound, share in upto.items():
         instruments.baseline.set(share, model.name, model.version, label, upper(bound))
+
+
+def show_baselines(instruments: Instruments, versions: Iterable[Served]) -> None:
+    """The baselines on the cards of the versions that serve; no other is shown any longer."""
+    shown = []
+    for served in versions:
+        if (baseline := served.card.baseline) is None:
+            continue
+        for label in baseline.counts:
+            upto = baseline.upto(label)
+            show_baseline(instruments, served.model, label, upto)
+            shown += [
+                (served.model.name, served.model.version, label, upper(bound)) for bound in upto
+            ]
+    instruments.baseline.keep_only(shown)
 
 
 def show_models(instruments: Instruments, models: Iterable[ModelRef]) -> None:
@@ -215,3 +275,6 @@ def start_at_zero(instruments: Instruments) -> None:
     elif instruments.component == "audit-writer":
         for cause in AUDIT_CAUSES:
             instruments.audit_failures.add(0, cause)
+    elif instruments.component == "validator":
+        for cause in DECODER_CAUSES:
+            instruments.decoder_restarts.add(0, cause)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from configs.settings import DatabaseSettings
 from storage.database import Database
+from storage.shadow_tables import ModelShadow as _ModelShadow  # noqa: F401  # declares its tables
 from storage.tables import Table, UtcDateTime
 
 

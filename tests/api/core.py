@@ -1,6 +1,6 @@
 """The real core in one process: decoders, quality, gates and models, without Ray."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from deployments.inference.registration import (
     registration_events,
     step,
 )
+from deployments.inference.traced import traced_batches, traced_scoring
+from deployments.telemetry.tracing import Tracing
 from registry.catalogue import Catalogue
 from registry.contract import Scores, Tensors, Upload, Verdict
 from registry.lifecycle import ModelStatus
@@ -29,6 +31,7 @@ class Core:
         home: Where models and keys are put.
         directories: What to register; by default the bundled models.
         limits: Bounds of one image.
+        tracing: The tracer of a process, by its component; None where there is none.
     """
 
     def __init__(
@@ -36,7 +39,9 @@ class Core:
         home: Path,
         directories: Sequence[Path] | None = None,
         limits: LimitSettings | None = None,
+        tracing: "Callable[[str], Tracing | None]" = lambda _: None,
     ) -> None:
+        self._tracing = tracing
         self.home = home
         self._directories = bundled_directories() if directories is None else directories
         self._limits = limits or LimitSettings()
@@ -60,26 +65,35 @@ class Core:
         catalogue = self.watch.current()
         for name in catalogue.names:
             self.hosts[name] = ModelHost(
-                catalogue.active(name), threads=1, deadline_s=self._limits.deadline_s
+                catalogue.active(name),
+                threads=1,
+                deadline_s=self._limits.deadline_s,
+                tracing=self._tracing(f"model:{name}"),
             )
         key = self.home / "pseudonym.key"
         key.write_bytes(b"k" * 32)
+        tracing = self._tracing("validator")
         self.predictor = Predictor(
             self.watch,
-            self,
+            traced_scoring(self, tracing),
             limits=self._limits,
             privacy=PrivacySettings(),
             pseudonym_key_file=key,
+            tracing=tracing,
         )
+        self._screen = traced_batches(self.predictor.screen, tracing)
         return catalogue
 
     async def score(self, tensors: Tensors) -> Scores:
         return await self.hosts[tensors.model.name].score(tensors)
 
     async def screen(self, upload: Upload) -> Verdict:
-        assert self.predictor is not None
-        (verdict,) = await self.predictor.screen([upload])
+        (verdict,) = await self.screen_all([upload])
         return verdict
+
+    async def screen_all(self, uploads: list[Upload]) -> list[Verdict]:
+        """What one call brings to the Validator."""
+        return await self._screen(uploads)
 
     async def close(self) -> None:
         if self.predictor is not None:

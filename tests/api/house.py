@@ -35,7 +35,9 @@ from deployments.api.sessions import Sessions
 from deployments.api.tokens import AccessTokens
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService, Screening
+from deployments.inference.traced import traced_screening, traced_trail
 from deployments.telemetry.metrics_exposition import MetricsPage
+from deployments.telemetry.tracing import Tracing
 from registry.card import ModelCard
 from registry.catalogue import Catalogue
 from registry.contract import Check as Rule
@@ -275,6 +277,7 @@ async def open_house(
     checks: dict[str, Check] | None = None,
     memory_kib: int = SMALL_KIB,
     docs: bool = True,
+    tracing: Tracing | None = None,
     prepare: Callable[[FastAPI], None] = lambda _: None,
 ) -> AsyncIterator[House]:
     """A house on the database `file`, or at `url`, running until the context ends."""
@@ -286,7 +289,10 @@ async def open_house(
     users = await add_users(trail, passwords)
     catalogue = await (stock or register)(trail, database)
     scripted = ScriptedScreening()
-    inference = InferenceService(screening or scripted, trail, lambda: catalogue, limits)
+    to_writer = traced_trail(trail, tracing)
+    inference = InferenceService(
+        traced_screening(screening or scripted, tracing), to_writer, lambda: catalogue, limits
+    )
     counted = ReplicaDetails(
         deployments={"Gateway": ReplicaCount(running=1, wanted=2)}, reason=None, age_s=0.5
     )
@@ -295,7 +301,7 @@ async def open_house(
     )
     services = Services(
         inference=inference,
-        audit=trail,
+        audit=to_writer,
         database=database,
         tokens=AccessTokens(load_keys(keys, generate=True), auth),
         sessions=Sessions.of(database, auth),
@@ -308,6 +314,7 @@ async def open_house(
         model_dir=file.parent / "models",
         rate_limits=RateLimits(ratelimit or UNLIMITED),
         metrics=MetricsPage(agents_page),
+        tracing=tracing,
     )
     try:
         app = create_app(services, docs=docs)

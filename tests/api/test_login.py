@@ -1,7 +1,6 @@
 """The log-in: one answer to everything that is wrong, and no token without its entry."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -12,10 +11,9 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from configs.settings import AuthSettings
 from deployments.api.completion import to_completion
 from deployments.api.login import Login
-from deployments.api.passwords import Passwords, Verification
+from deployments.api.passwords import Verification
 from deployments.api.session_tokens import SessionTokens
 from deployments.api.trail import Trail
 from registry.contract import Receipt
@@ -23,7 +21,7 @@ from registry.errors import AuditUnavailable, MedAIError
 from registry.events import AuditAction, AuditEvent
 from storage.accounts import FREE_FAILURES, AccountRepository
 from storage.database import Database
-from tests.api.house import PASSWORD, SMALL_KIB, House, LedgerTrail, disable
+from tests.api.house import PASSWORD, House, LedgerTrail, disable
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -182,20 +180,6 @@ async def test_the_lock_ends_by_itself(house: House) -> None:
     logged_in = await later("clara", PASSWORD, request_id=str(uuid4()))
 
     assert logged_in.role == "clinician"
-
-
-async def test_a_hash_of_less_cost_is_told_in_the_log(
-    house: House, lines: Callable[[], list[dict[str, Any]]]
-) -> None:
-    services = house.services
-    stronger = Passwords(AuthSettings(), memory_kib=2 * SMALL_KIB)
-    tokens = SessionTokens(services.tokens, services.auth)
-    login = Login(services.database, stronger, tokens, Trail(house.trail, timeout_s=5))
-
-    await login("clara", PASSWORD, request_id=str(uuid4()))
-
-    (line,) = [line for line in lines() if line["event"] == "login"]
-    assert line["reason"] == "hash-outdated"
 
 
 async def test_parallel_guesses_are_all_counted(house: House) -> None:

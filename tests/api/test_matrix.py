@@ -1,5 +1,6 @@
 """Every route as every kind of caller: made from the routes, so that none can be forgotten."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -15,14 +16,19 @@ from tests.api.house import INFER, JPEG, PASSWORD, House, disable
 
 CALLERS = ("anonymous", "viewer", "clinician", "admin", "disabled", "revoked")
 ROLES = {"viewer": Role.VIEWER, "clinician": Role.CLINICIAN, "admin": Role.ADMIN}
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "/auth/refresh": {"refresh_token": "nobody's"},
     "/auth/reset": {"reset_token": "nobody's", "new_password": PASSWORD},
     "/auth/password": {"old_password": "wrong", "new_password": PASSWORD},
     "/admin/users": {"username": "carl", "role": "viewer"},
     "/admin/models/{name}/halt": {"reason": "wrong-answers"},
+    "/admin/models/{name}/{version}/shadow": {"share": 0.5},
 }
 IMAGE = b"\xff\xd8\xff"
+FORMS = {
+    "/infer/batch": ("/infer/batch?model=cxr-pneumonia", {"file": ("1.jpg", IMAGE, "image/jpeg")}),
+    "/admin/models": ("/admin/models", {"card": ("", b"[", ""), "model": ("", b"m", "")}),
+}
 
 
 @pytest.fixture
@@ -50,15 +56,15 @@ async def send(house: House, client: httpx2.AsyncClient, method: str, path: str)
     """A request that is right in all but its caller."""
     if path == "/infer":
         return (await client.post(INFER, content=IMAGE, headers=JPEG)).status_code
-    if path == "/infer/batch":
-        files = [("file", ("1.jpg", IMAGE, "image/jpeg"))]
-        return (await client.post("/infer/batch?model=cxr-pneumonia", files=files)).status_code
+    if path in FORMS:
+        address, files = FORMS[path]
+        return (await client.post(address, files=files)).status_code
     if path == "/auth/login":
         form = {"username": "nobody", "password": "wrong"}
         return (await client.post(path, data=form)).status_code
     if path in BODIES and method == "POST":
-        body = BODIES[path]
-        return (await client.request(method, path.format(name="nothing"), json=body)).status_code
+        address = path.format(name="nothing", version="0.0.0")
+        return (await client.request(method, address, json=BODIES[path])).status_code
     if "{user_id}" in path:
         body = {"locked": False} if method == "PATCH" else None
         path = path.format(user_id=house.users["carl"])
@@ -89,6 +95,7 @@ def expected(route: GuardedRoute, caller: str) -> set[int]:
 def allowed(route: GuardedRoute, caller: str) -> int:
     """The status of a caller who may ask."""
     special = {
+        "/admin/models": 422,  # the card is none; a trial takes seconds
         "/auth/logout": 204,
         "/auth/password": 422,  # the old password is wrong; the caller is let as far as that
     }
@@ -99,11 +106,11 @@ def allowed(route: GuardedRoute, caller: str) -> int:
     if route.path == "/admin/users" and "POST" in (route.methods or ()):
         return 409  # there is one of this name
     if route.path.endswith(
-        ("/halt", "/{version}/approve", "/{version}/activate", "/{version}/retire")
+        ("/halt", "/{version}/approve", "/{version}/activate", "/{version}/retire", "/shadow")
     ):
-        return 404  # no such model, or no such version of it
-    if route.path.endswith(("/rollback", "/resume")):
-        return 409  # no version served before, and nothing is halted
+        return 404  # no such model, no such version of it, or no challenger yet
+    if route.path.endswith(("/rollback", "/resume", "/shadow/end")):
+        return 409  # no version served before, nothing is halted, nothing is compared
     return special.get(route.path, 200)
 
 
@@ -111,6 +118,7 @@ async def test_every_route_answers_every_caller_as_declared(
     house: House, callers: dict[str, httpx2.AsyncClient]
 ) -> None:
     cells = 0
+    answered: Counter[int] = Counter()
     wrong = []
     routes = [route for route in house.app.routes if isinstance(route, GuardedRoute)]
     last = [route for route in routes if route.path == "/auth/logout"]
@@ -120,9 +128,12 @@ async def test_every_route_answers_every_caller_as_declared(
             for caller in CALLERS:
                 status = await send(house, callers[caller], method, route.path)
                 cells += 1
+                answered[status] += 1
                 if status not in expected(route, caller):
                     wrong.append((method, route.path, caller, status))
 
+    answers = dict(sorted(answered.items()))
+    print(f"matrix: {len(routes)} routes x {len(CALLERS)} callers, {answers}, wrong: {len(wrong)}")  # noqa: T201  # shown by -s, for the record
     assert wrong == []
     assert cells == 6 * len(routes) >= 6 * 15
 

@@ -367,3 +367,13 @@ async def test_an_invented_method_is_not_written(house: House, lines: Lines) -> 
     (line,) = lines()
     assert line["method"] == "OTHER"
     assert CANARY not in json.dumps(line)
+
+
+async def test_without_tracing_nothing_of_a_trace_is_answered_or_carried(house: House) -> None:
+    caller = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+
+    answer = await house.client("clara").post(INFER, content=b"film", headers=JPEG | caller)
+
+    assert answer.status_code == 200
+    assert "traceparent" not in answer.headers
+    assert [upload.trace for upload in house.screening.uploads] == [None]

@@ -38,8 +38,8 @@ async def directory(audited: "Audited", export: "Export", tmp_path: Path) -> Pat
 def block(number: int) -> str:
     """The commands of one block under "By hand"."""
     section = DOCUMENT.read_text().split("## By hand\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", section, flags=re.MULTILINE)
-    return "\n".join(line.removeprefix("    ") for line in blocks[number].splitlines())
+    blocks: list[str] = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return blocks[number]
 
 
 def run(script: str, directory: Path) -> list[str]:

@@ -142,3 +142,79 @@ def test_a_password_in_the_database_url_is_hidden_when_settings_are_shown(
 
     assert "hush-hush" not in settings.model_dump_json()
     assert settings.database_url.endswith("app:hush-hush@db/medai")
+
+
+def test_traces_are_off_without_an_endpoint() -> None:
+    assert Settings.load().tracing.endpoint is None
+
+
+def test_spans_are_posted_below_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDAI_TRACING__ENDPOINT", "https://otel.hospital.example/site-a/")
+
+    assert Settings.load().tracing.url == "https://otel.hospital.example/site-a/v1/traces"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "otel:4318",
+        "grpc://otel:4317",
+        "http://",
+        "http://otel:hush-hush",
+        "http://[otel",
+        "http://otel?key=hush-hush",
+        "http://user:hush-hush@otel",
+    ],
+)
+def test_an_endpoint_that_is_none_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("MEDAI_TRACING__ENDPOINT", endpoint)
+
+    with pytest.raises(InvalidConfiguration, match="MEDAI_TRACING__ENDPOINT") as refused:
+        Settings.load()
+
+    assert "otel" not in str(refused.value)
+    assert "hush-hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("headers", ['{"a b": "c"}', '{"a": "b\\nc: d"}', '{"": "b"}'])
+def test_a_header_that_would_be_two_is_refused(
+    monkeypatch: pytest.MonkeyPatch, headers: str
+) -> None:
+    monkeypatch.setenv("MEDAI_TRACING__HEADERS", headers)
+
+    with pytest.raises(InvalidConfiguration, match="MEDAI_TRACING__HEADERS"):
+        Settings.load()
+
+
+def test_a_collectors_credentials_are_hidden_when_settings_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MEDAI_TRACING__HEADERS", '{"authorization": "Bearer hush-hush"}')
+
+    assert "hush-hush" not in Settings.load().model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "allowed"),
+    [
+        ("http://otel.hospital.example:4318", False),
+        ("http://10.0.0.7:4318", False),
+        ("http://127.0.0.1:4318", True),
+        ("http://[::1]:4318", True),
+        ("http://localhost:4318", True),
+        ("https://otel.hospital.example", True),
+    ],
+)
+def test_production_sends_spans_to_another_host_by_tls_or_because_it_was_declared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, endpoint: str, allowed: bool
+) -> None:
+    production(monkeypatch, tmp_path)
+    monkeypatch.setenv("MEDAI_TRACING__ENDPOINT", endpoint)
+
+    if not allowed:
+        with pytest.raises(InvalidConfiguration, match=r"tracing\.allow_plain_http"):
+            Settings.load()
+        monkeypatch.setenv("MEDAI_TRACING__ALLOW_PLAIN_HTTP", "true")
+    assert Settings.load().tracing.endpoint == endpoint

@@ -18,6 +18,7 @@ from deployments.telemetry.metrics_labels import RATIOS
 from deployments.telemetry.metrics_observations import (
     observe_group,
     observe_request,
+    observe_shadow,
     observe_verdict,
     show_baseline,
     show_database,
@@ -31,6 +32,7 @@ from registry.contract import Check, ImageFacts, ModelRef, Outcome, Reason, Vali
 FOREIGN = Path(__file__).with_name("foreign.txt")
 PROBE = f"probe_ssl_earliest_cert_expiry {1.9e9}\n"  # of the blackbox exporter
 MODEL = ModelRef(UUID(int=1), "cxr-pneumonia", "1.0.0", "a" * 64)
+CHALLENGER = ModelRef(UUID(int=2), "cxr-pneumonia", "1.1.0", "b" * 64)
 DICOM = ImageFacts("b" * 64, 7_000_000, "DICOM", manufacturer="Acme", manufacturer_model="X 1")
 TIMINGS_MS = {
     "decode": 9.0, "validate": 1.0, "preprocess": 1.0, "model": 6.0, "inference": 4.0,
@@ -125,10 +127,11 @@ class BusyService:
         ours.golden_tests.add(1, *version, "failed")
         ours.golden_deviation.set(0.0004, *version)
         ours.model_halted.set(1, MODEL.name)
-        ours.shadow_comparisons.add(3, MODEL.name, "1.1.0", "true")
-        ours.shadow_comparisons.add(1, MODEL.name, "1.1.0", "false")
-        ours.shadow_seconds.observe(0.02, MODEL.name, "1.1.0")
-        ours.decoder_restarts.add(1, "memory")
+        for said in ("PNEUMONIA", "PNEUMONIA", "PNEUMONIA", "NORMAL"):
+            pair = ("PNEUMONIA", said)
+            observe_shadow(ours, CHALLENGER, pair=pair, difference=0.04, seconds=0.02)
+        observe_shadow(ours, CHALLENGER, dropped=2, failed=1)
+        ours.decoder_restarts.add(1, "time")
 
     def _resources(self) -> None:
         ours = self.instruments

@@ -1,13 +1,16 @@
 """`medai doctor`: each thing is broken for real, and its line says what and what to do."""
 
+import http.server
 import json
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -374,6 +377,75 @@ def test_more_threads_than_cores_are_warned_of(doctor: Doctor, tmp_path: Path) -
 
     assert line["state"] == "warn"
     assert line["found"].startswith("models use 400 to 600 thread(s), there are ")
+
+
+@contextmanager
+def collector(status: int | None) -> Iterator[int]:
+    """A collector that gives this answer, or none at all. Yields its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            takes = self.path == "/v1/traces" and self.headers["authorization"] == "Bearer hush"
+            self.send_response(status if takes else 400)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    if status is None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server.getsockname()[1]
+        return
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "found", "advice"),
+    [
+        (200, "ok", "the collector takes spans", ""),
+        (401, "warn", "the collector answers 401", "mend MEDAI_TRACING__HEADERS"),
+        (404, "warn", "the collector answers 404 to OTLP over HTTP", "mend MEDAI_TRACING__ENDP"),
+        (None, "warn", "the collector did not answer within 0.2 s", "start it, or mend"),
+    ],
+)
+def test_the_collector_of_traces_is_asked_as_the_service_would(
+    doctor: Doctor,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int | None,
+    state: str,
+    found: str,
+    advice: str,
+) -> None:
+    monkeypatch.setenv("MEDAI_TRACING__HEADERS", '{"authorization": "Bearer hush"}')
+    monkeypatch.setenv("MEDAI_TRACING__TIMEOUT_S", "0.2" if status is None else "5")
+    with collector(status) as port:
+        monkeypatch.setenv("MEDAI_TRACING__ENDPOINT", f"http://127.0.0.1:{port}")
+
+        lines = doctor()
+
+    [line] = lines["traces"]
+    assert (line["state"], line["found"][: len(found)]) == (state, found)
+    assert line["advice"].startswith(advice)
+    assert "hush" not in json.dumps(lines)
+
+
+def test_a_collector_that_is_away_is_warned_of_and_no_endpoint_is_all_right(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [off] = doctor()["traces"]
+    monkeypatch.setenv("MEDAI_TRACING__ENDPOINT", f"http://127.0.0.1:{free_port()}")
+
+    [away] = doctor()["traces"]
+
+    assert (off["state"], off["found"]) == ("ok", "off: MEDAI_TRACING__ENDPOINT is not set")
+    assert away["state"] == "warn"
+    assert away["found"] == "the collector cannot be reached (ConnectError)"
 
 
 @pytest.mark.parametrize(

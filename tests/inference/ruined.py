@@ -192,3 +192,22 @@ BAD: dict[str, Change] = {
     "collimated too far": bordered(0.2),
     "half covered": covered(0.65),
 }
+
+# Of a bilateral image, for the limit of symmetry (docs/quality.md).
+TURNED: dict[str, Change] = {
+    "turned by 8 degrees": rotated(8),
+    "turned by -8 degrees": rotated(-8),
+    "trimmed on the left": cropped(slice(0, 100), slice(10, 100)),
+    "trimmed on the right": cropped(slice(0, 100), slice(0, 90)),
+    "trimmed above and below": cropped(slice(8, 92), slice(0, 100)),
+}
+ONE_SIDED: dict[str, Change] = {
+    "upper left corner": cropped(slice(0, 55), slice(0, 55)),
+    "upper right corner": cropped(slice(0, 55), slice(45, 100)),
+    "lower left corner": cropped(slice(45, 100), slice(0, 55)),
+    "lower right corner": cropped(slice(45, 100), slice(45, 100)),
+    "small upper left corner": cropped(slice(0, 40), slice(0, 40)),
+    "small lower right corner": cropped(slice(60, 100), slice(60, 100)),
+    "left half": cropped(slice(0, 100), slice(0, 50)),
+    "right half": cropped(slice(0, 100), slice(50, 100)),
+}

@@ -278,10 +278,13 @@ async def test_answers_that_are_not_ours_are_broken_files(monkeypatch: pytest.Mo
 async def test_more_files_than_the_queue_holds_are_refused_at_once() -> None:
     guard = Guard(LIMITS, max_queue=1)
     try:
-        files = [asyncio.ensure_future(guard.prepare(work(dicom_file(FILM)))) for _ in range(3)]
+        await guard.prepare(work(dicom_file("MR_small.dcm")))
+        slow = work(dicom_file("RG1_J2KR.dcm"))
+        files = [asyncio.ensure_future(guard.prepare(slow)) for _ in range(3)]
         for _ in range(3):
             await asyncio.sleep(0)
         assert guard.waiting == 1
+        assert (await guard.prepare(work(dicom_file("MR_small.dcm")))).facts.modality == "MR"
 
         ends = await asyncio.gather(*files, return_exceptions=True)
 
@@ -295,17 +298,24 @@ async def test_several_workers_work_side_by_side() -> None:
     guard = Guard(LIMITS)
     guard.reconfigure(processes=2)
     try:
-        files = [guard.prepare(work(dicom_file("RG1_J2KI.dcm"))) for _ in range(2)]
+        files = [
+            asyncio.ensure_future(guard.prepare(work(dicom_file("RG1_J2KI.dcm")))) for _ in range(2)
+        ]
+        await until(guard._turns._slow._turns.locked)
+        most = 0
+        while not any(file.done() for file in files):
+            most = max(most, len(workers(guard)))
+            await asyncio.sleep(0.02)
         await asyncio.gather(*files)
 
-        assert len(workers(guard)) == 2
+        assert most == 2
     finally:
         guard.close()
 
 
 async def test_a_caller_who_leaves_takes_no_worker_along(guard: Guard) -> None:
     slow = asyncio.ensure_future(guard.prepare(work(dicom_file("RG1_J2KR.dcm"))))
-    await until(lambda: guard._server and not guard._turns._value)
+    await until(guard._turns._slow._turns.locked)
     slow.cancel()
 
     with pytest.raises(asyncio.CancelledError):

@@ -44,13 +44,13 @@ def split(message: bytes) -> tuple[bytes, bytes]:
 
 def test_work_arrives_as_it_was_sent() -> None:
     limits = LimitSettings(max_pixels=5000)
-    packed = pack_work(WORK, limits)
+    packed = pack_work(WORK, limits, soon_s=0.25)
 
     header, payload_bytes = PREFIX.unpack(packed[: PREFIX.size])
 
     assert payload_bytes == len(BODY)
     assert len(packed) == PREFIX.size + header
-    assert unpack_work(packed[PREFIX.size :], BODY) == (WORK, limits)
+    assert unpack_work(packed[PREFIX.size :], BODY) == (WORK, limits, 0.25)
 
 
 @pytest.mark.parametrize("again", [True, False])

@@ -46,7 +46,7 @@ def ask(*requests: Work, files: int = guarded.FILES_A_WORKER) -> list[Prepared |
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for request in requests:
-            ours.sendall(pack_work(request, LIMITS) + request.body)
+            ours.sendall(pack_work(request, LIMITS, soon_s=60) + request.body)
         ours.shutdown(socket.SHUT_WR)
         guarded.serve(theirs, wall_s=60, files=files)
         theirs.shutdown(socket.SHUT_WR)
@@ -72,6 +72,16 @@ def test_after_its_last_file_a_worker_ends() -> None:
     assert [type(end) for end in ask(SMALL, SMALL, SMALL, files=2)] == [Prepared, Prepared]
 
 
+def test_after_a_slow_file_a_worker_ends() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(pack_work(SMALL, LIMITS, soon_s=None) + SMALL.body)
+
+        guarded.serve(theirs, wall_s=60)
+
+        assert answer(ours, SMALL)[1] is False
+
+
 def test_after_a_bad_file_a_worker_ends() -> None:
     (end,) = ask(work(film_jpeg()), SMALL)
 
@@ -81,7 +91,7 @@ def test_after_a_bad_file_a_worker_ends() -> None:
 def test_a_request_cut_short_is_not_answered() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(pack_work(SMALL, LIMITS) + SMALL.body[:50])
+        ours.sendall(pack_work(SMALL, LIMITS, soon_s=60) + SMALL.body[:50])
         ours.shutdown(socket.SHUT_WR)
 
         guarded.serve(theirs, wall_s=60)
@@ -94,7 +104,7 @@ def test_a_worker_that_has_grown_asks_not_to_be_used_again(monkeypatch: pytest.M
     monkeypatch.setattr(guarded, "SPARE_BYTES", -(1 << 40))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        ours.sendall(pack_work(SMALL, LIMITS) + SMALL.body)
+        ours.sendall(pack_work(SMALL, LIMITS, soon_s=60) + SMALL.body)
 
         guarded.serve(theirs, wall_s=60)
 
@@ -185,11 +195,24 @@ def test_the_clock_ends_a_process_that_is_stuck() -> None:
     assert child.returncode == -signal.SIGALRM
 
 
+def test_the_clock_of_a_file_that_should_be_soon_done_counts_the_processors_time() -> None:
+    start = (
+        "import time\n"
+        "from deployments.inference import guarded\n"
+        "guarded._start_soon_clock(0.2, 60)\n"
+    )
+
+    assert in_a_child(f"{start}while True: pass").returncode == -signal.SIGPROF
+    assert in_a_child(f"{start}time.sleep(0.5); print('alive')").stdout == "alive\n"
+    assert in_a_child(f"{start}time.sleep(60)").returncode == -signal.SIGALRM
+
+
 def test_a_stopped_clock_ends_nothing() -> None:
     child = in_a_child(
         "import time\n"
         "from deployments.inference import guarded\n"
-        "guarded._start_clock(0.1); guarded._stop_clock(); time.sleep(0.3); print('alive')"
+        "guarded._start_soon_clock(0.1, 0.1); guarded._stop_clock(); time.sleep(0.3)\n"
+        "print('alive')"
     )
 
     assert child.stdout == "alive\n"
@@ -207,7 +230,7 @@ def test_the_fork_server_makes_workers_until_its_socket_closes() -> None:
             ours, channel = socket.socketpair()
             with ours, channel:
                 socket.send_fds(control, [b"w"], [channel.fileno()])
-                ours.sendall(pack_work(SMALL, LIMITS) + SMALL.body)
+                ours.sendall(pack_work(SMALL, LIMITS, soon_s=60) + SMALL.body)
                 assert answer(ours, SMALL)[1] is True
     assert server.wait(20) == 0
 

@@ -19,6 +19,7 @@ from deployments.inference.predictor import Predictor
 from deployments.inference.prepare import Prepared, Work, prepare
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.signature import signature
+from deployments.telemetry.metrics import Instruments
 from registry.catalogue import Served
 from registry.contract import Outcome, Reason, Scores, Tensors, Upload, Verdict
 from registry.errors import (
@@ -31,6 +32,7 @@ from registry.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from tests.inference import bombs
 from tests.inference.files import (
     FILM,
     HEAD_CT,
@@ -76,13 +78,20 @@ async def predictor(scoring: InProcess, key_file: Path) -> AsyncIterator[Predict
     await predictor.close()
 
 
-def build(scoring: InProcess, key_file: Path, *versions: Served, **privacy: str) -> Predictor:
+def build(
+    scoring: InProcess,
+    key_file: Path,
+    *versions: Served,
+    instruments: Instruments | None = None,
+    **privacy: str,
+) -> Predictor:
     return Predictor(
         Known(*(versions or (CXR, BODY_PART))),
         scoring,
         limits=LIMITS,
         privacy=PrivacySettings.model_validate(privacy),
         pseudonym_key_file=key_file,
+        instruments=instruments,
     )
 
 
@@ -368,6 +377,19 @@ async def test_tuning_changes_while_it_runs(predictor: Predictor) -> None:
     predictor.reconfigure(ValidatorTuning(threads=3))
 
     assert {verdict.outcome for verdict in (*before, *after)} == {Outcome.PREDICTED}
+
+
+async def test_a_decoder_that_ends_before_its_file_is_counted(
+    scoring: InProcess, key_file: Path
+) -> None:
+    ours = Instruments("validator")
+    predictor = build(scoring, key_file, instruments=ours)
+
+    verdict = await one(predictor, upload(bombs.element_flood(600_000)))
+    await predictor.close()
+
+    assert verdict.facts.width == 16
+    assert (("not_soon",), 1.0) in ours.decoder_restarts.points()
 
 
 async def test_a_healthy_predictor_says_nothing(predictor: Predictor) -> None:

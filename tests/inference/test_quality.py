@@ -237,6 +237,7 @@ def measures(**changes: float | None) -> Measures:
         "noise": 0.0,
         "sharpness": 0.3,
         "motion": 0.3,
+        "symmetry": 0.9,
     }
     return Measures(**{**middle, **changes})  # type: ignore[arg-type]  # by name, of many types
 
@@ -273,7 +274,7 @@ def test_not_a_number_breaks_a_limit() -> None:
 def test_a_survey_lists_each_measure_of_each_image() -> None:
     table = survey([FLAT, film_pixels()])
 
-    assert set(table) == set(QualityLimits.model_fields)
+    assert set(table) == {*QualityLimits.model_fields, "symmetry"}
     assert all(len(values) == 2 for values in table.values())
     assert math.isnan(table["sharpness"][0])
 

@@ -11,12 +11,12 @@ from deployments.inference.decoded import PatientFacts
 from deployments.inference.prepare import Prepared
 from deployments.inference.privacy_checks import Patients
 from deployments.inference.quality import measure
+from deployments.inference.refusals import refusal_again
 from deployments.inference.screening import (
     Candidate,
     after_gate,
     decide,
     failed,
-    refusal_again,
     screen,
     unprepared,
 )

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.inference.signature import HEAVY_BYTES, Signature, signature
+from deployments.inference.signature import HEAVY_BYTES, SLOW_BYTES, Signature, signature
 from tests.inference.files import HEAD_CT, dicom_file, encoded, film_jpeg, photograph
+
+UNREAD_JPEG = Signature("image/jpeg", slow=True)
 
 
 def chunk(kind: bytes, content: bytes = b"") -> bytes:
@@ -35,6 +37,41 @@ def test_a_png_tells_its_size_and_depth() -> None:
 
 def test_dicom_is_always_heavy() -> None:
     assert signature(dicom_file(HEAD_CT)) == Signature("application/dicom")
+
+
+@pytest.mark.parametrize(
+    ("name", "slow"),
+    [
+        ("MR_small.dcm", False),
+        ("RG1_UNCR.dcm", False),  # 7 MB as they are: 40 ms
+        ("US1_UNCI.dcm", False),  # big endian, or implicit
+        ("693_J2KI.dcm", False),  # 4 kB of JPEG 2000
+        ("RG1_J2KI.dcm", True),
+        ("RG3_J2KI.dcm", True),
+        ("JPGLosslessP14SV1_1s_1f_8b.dcm", True),
+    ],
+)
+def test_slow_dicom_is_foretold_by_its_size_and_transfer_syntax(name: str, slow: bool) -> None:
+    assert signature(dicom_file(name)).slow is slow
+
+
+def test_a_large_coded_picture_in_a_small_dicom_file_is_slow() -> None:
+    body = dicom_file("693_J2KI.dcm")
+    rows = body.index(b"\x28\0\x10\0US\2\0") + 8
+    large = body[:rows] + struct.pack("<H", 4000) + body[rows + 2 :]
+
+    assert signature(large).slow
+    assert signature(dicom_file("MR_small.dcm") + bytes(SLOW_BYTES)).slow
+    assert not signature(body[:140]).slow
+
+
+def test_large_pictures_and_many_scans_are_slow_and_heavy_ones_need_not_be() -> None:
+    heavy = signature(png(1500, 1500, chunk(b"IDAT")))
+
+    assert (heavy.heavy, heavy.slow) == (True, False)
+    assert signature(png(3000, 3000, chunk(b"IDAT"))).slow
+    assert signature(encoded(np.zeros((2100, 2100), np.uint8), "JPEG")).slow
+    assert signature(film_jpeg() + b"\xff\xda" * 20).slow
 
 
 @pytest.mark.parametrize("body", [b"", b"GIF89a" + bytes(200), b"PK\3\4", b"II*\0" + bytes(200)])
@@ -68,10 +105,10 @@ def test_metadata_before_the_picture_is_stepped_over() -> None:
 
 
 def test_a_picture_that_never_starts_is_heavy() -> None:
-    assert signature(png(60, 50, chunk(b"tEXt"))) == Signature("image/png", 60, 50, 8, heavy=True)
-    assert signature(film_jpeg()[:30]) == Signature("image/jpeg")
-    assert signature(b"\xff\xd8\xff\xda" + bytes(100)) == Signature("image/jpeg")
-    assert signature(b"\x89PNG\r\n\x1a\n" + bytes(40)) == Signature("image/png")
+    assert signature(png(60, 50, chunk(b"tEXt"))) == Signature("image/png", 60, 50, 8, slow=True)
+    assert signature(film_jpeg()[:30]) == UNREAD_JPEG
+    assert signature(b"\xff\xd8\xff\xda" + bytes(100)) == UNREAD_JPEG
+    assert signature(b"\x89PNG\r\n\x1a\n" + bytes(40)) == Signature("image/png", slow=True)
 
 
 def test_a_flood_of_segments_ends_the_walk() -> None:
@@ -80,7 +117,7 @@ def test_a_flood_of_segments_ends_the_walk() -> None:
     started = time.perf_counter()
     found = signature(flood)
 
-    assert found == Signature("image/jpeg")
+    assert found == UNREAD_JPEG
     assert signature(png(9, 9, *[chunk(b"tEXt")] * 300, chunk(b"IDAT"))).heavy
     assert time.perf_counter() - started < 1
 

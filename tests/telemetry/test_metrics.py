@@ -17,13 +17,16 @@ from deployments.telemetry.metrics_observations import (
     observe_verdict,
     scanner_name,
     show_baseline,
+    show_baselines,
     show_database,
     show_models,
     start_at_zero,
     watch_process,
 )
 from deployments.telemetry.metrics_prometheus import InstrumentsCollector
+from registry.catalogue import Served
 from registry.contract import Check, ImageFacts, ModelRef, Outcome, Reason, Validation, Verdict
+from tests.inference.models import card
 
 SCANNER = "Siemens d905"  # d905: the first digits of the SHA-256 of "X 1"
 MODEL = ModelRef(UUID(int=1), "cxr-pneumonia", "1.2.3", "ab" * 32)
@@ -251,6 +254,26 @@ def test_a_baseline_has_the_bounds_of_the_scores(
     assert expected == set(instruments.score.uppers) - {"+Inf"}
 
 
+def test_only_the_baselines_of_versions_that_serve_are_shown(instruments: Instruments) -> None:
+    plain = served_with(None)
+    counts = {"DARK": [30, *[0] * 12, 70], "BRIGHT": [70, *[0] * 12, 30]}
+    expecting = served_with(
+        {"source": "a test", "taken_on": "2026-11-24", "images": 100, "counts": counts}
+    )
+
+    show_baselines(instruments, [plain, expecting])
+    shown = {(values[2], values[3]): value for values, value in instruments.baseline.points()}
+    show_baselines(instruments, [plain])
+
+    assert len(shown) == 2 * len(RATIOS)
+    assert (shown["DARK", "0.05"], shown["BRIGHT", "1.0"]) == (0.3, 0.7)
+    assert instruments.baseline.points() == []
+
+
+def served_with(baseline: dict[str, object] | None) -> Served:
+    return Served(MODEL, card(b"a", baseline=baseline), "/nowhere")
+
+
 def test_a_process_tells_how_it_stands_with_its_database(
     instruments: Instruments, registry: CollectorRegistry
 ) -> None:
@@ -298,7 +321,11 @@ def test_a_watch_that_fails_is_counted_and_hinders_no_other(instruments: Instrum
 
 @pytest.mark.parametrize(
     ("component", "name"),
-    [("gateway", "medai_lockouts_total"), ("audit-writer", "medai_audit_failures_total")],
+    [
+        ("gateway", "medai_lockouts_total"),
+        ("audit-writer", "medai_audit_failures_total"),
+        ("validator", "medai_decoder_restarts_total"),
+    ],
 )
 def test_what_alerts_count_is_there_before_it_happens(component: str, name: str) -> None:
     instruments, registry = Instruments(component), CollectorRegistry()
@@ -310,7 +337,7 @@ def test_what_alerts_count_is_there_before_it_happens(component: str, name: str)
 
 
 def test_other_processes_begin_with_nothing() -> None:
-    instruments = Instruments("validator")
+    instruments = Instruments("model:cxr-pneumonia")
 
     start_at_zero(instruments)
 
