@@ -43,6 +43,7 @@ _NO_MEASURES = Measures(
     noise=None,
     sharpness=None,
     motion=None,
+    symmetry=None,
 )
 
 

@@ -214,8 +214,12 @@ def test_the_client_does_not_wait_longer_than_it_may(
         ("-1", None),
         ("1.5", None),
         ("", None),
-        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600),
-        (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0),
+        pytest.param(
+            format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600, id="to come"
+        ),
+        pytest.param(
+            format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, id="past"
+        ),
     ],
 )
 def test_both_forms_of_the_header_are_read(told: str, seconds: float | None) -> None:
