@@ -24,7 +24,7 @@ from tests.postgres import PostgresServer
 from tests.serve.films import film
 
 CLIENTS = 4
-AWAY_S = 3.0
+AWAY_S = 5.0
 UNAVAILABLE = {"audit-unavailable", "database-unavailable"}
 
 pytestmark = pytest.mark.slow

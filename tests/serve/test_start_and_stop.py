@@ -157,11 +157,12 @@ def serve_run(environment: dict[str, str], topology: Path) -> Iterator[str]:
             time.sleep(0.3)
         yield url
     finally:
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-        for child in psutil.wait_procs(family, timeout=10)[1]:
-            child.kill()
+        if process.poll() is None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+            for child in psutil.wait_procs(family, timeout=10)[1]:
+                child.kill()
         shutil.rmtree(short, ignore_errors=True)
 
 
