@@ -32,7 +32,7 @@ check: lint types contracts test ## What CI asks for: lint, types, contracts, te
 coverage: $(VENV)/.dev ## The tests again, with branch coverage; fails below 95 % (takes twice as long)
 	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term
 
-long: $(VENV)/.dev ## The tests that need services of several replicas: model life, scaling, exact counts
+long: $(VENV)/.dev ## The tests that take minutes: several replicas and nodes, model life, the handbook's commands
 	$(BIN)/python -m pytest -m long
 
 faults: $(VENV)/.dev ## Break it: 200 kills, outages, full disks, 10,000 named patients (about 20 minutes)

@@ -29,9 +29,13 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 async def either(
-    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[House]:
-    """A house on SQLite and on PostgreSQL; its users' hashes are of `SMALL_KIB`."""
+    """A house on SQLite and on PostgreSQL; its users' hashes are of `SMALL_KIB`.
+
+    On a busy machine a renewal may take longer than a log-in waits for it.
+    """
+    monkeypatch.setattr("deployments.api.login.RENEWAL_S", 20.0)
     async with open_house(tmp_path / "medai.db", tmp_path / "keys", url=url) as house:
         capsys.readouterr()
         yield house

@@ -159,7 +159,7 @@ async def test_what_is_no_chest_film_gets_no_label(site: Site) -> None:
 
     answer = response.json()
     assert (answer["outcome"], answer["prediction"]) == ("abstained", None)
-    assert answer["reasons"] == ["OUT_OF_DOMAIN"]
+    assert answer["reasons"][0] == "OUT_OF_DOMAIN"
     assert answer["needs_review"] is True
 
 

@@ -116,6 +116,7 @@ class BusyService:
         ours.auth_state_age.set(0.3)
         ours.dropped_log_lines.advance(turn, "gateway")
         ours.dropped_log_keys.advance(turn, "gateway")
+        ours.lost_spans.advance(turn, "gateway")
         ours.failed_watches.add(1, "gateway")
 
     def _models(self) -> None:

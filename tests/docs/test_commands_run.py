@@ -21,7 +21,7 @@ from tests.docs.commands import ROOT, Command, blocks, commands, pages
 from tests.docs.listed import listing_of
 from tests.serve.conftest import environment_for, running
 
-pytestmark = [pytest.mark.serve, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(600)]
 
 ADDRESS: Final = "http://127.0.0.1:8000"  # as the pages have it; the tests' service is elsewhere
 ARCHIVE: Final = "/mnt/archive/medai"
@@ -170,11 +170,7 @@ def prepare_next_version(directory: Path) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(page, marks=[pytest.mark.long] if page == OPERATIONS else [])
-        for page, typed in TYPED.items()
-        if typed
-    ],
+    [page for page, typed in TYPED.items() if typed],
 )
 def test_the_commands_of_the_page_do_what_it_says(page: str, terminal: Terminal) -> None:
     terminal.read(page)

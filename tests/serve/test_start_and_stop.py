@@ -174,6 +174,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
+@pytest.mark.long  # Ray gives its proxy 60 s, which beside other tests can be too short
 def test_serve_run_starts_the_same_service(home: dict[str, str], tmp_path: Path) -> None:
     """`eval "$(medai env)"; serve run serve_config.yaml`, as on a cluster."""
     exports = dict(

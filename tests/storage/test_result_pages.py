@@ -202,29 +202,29 @@ async def crowded(database: Database, site: "Site") -> list[UUID]:
     return [row["id"] for row in reversed(many)]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "index"),
-    [
-        (ANYTHING, "primary key"),
-        (ResultFilter(since=BEGINNING), "primary key"),
-        (ResultFilter(created_by=UUID(int=5)), "ix_inference_results_created_by_id"),
-        (ResultFilter(model="rare"), "ix_inference_results_model_version_id_id"),
-        (ResultFilter(outcome=Outcome.REJECTED), "ix_inference_results_outcome_id"),
-        (ResultFilter(patient="p1:00"), "ix_inference_results_patient_id_id"),
-        (ResultFilter(needs_review=False), "ix_inference_results_needs_review_id"),
-    ],
-    ids=["none", "time", "user", "model", "outcome", "patient", "review"],
-)
+# What a reader may ask for, and the index that must find it.
+INDEXES = [
+    (ANYTHING, "primary key"),
+    (ResultFilter(since=BEGINNING), "primary key"),
+    (ResultFilter(created_by=UUID(int=5)), "ix_inference_results_created_by_id"),
+    (ResultFilter(model="rare"), "ix_inference_results_model_version_id_id"),
+    (ResultFilter(outcome=Outcome.REJECTED), "ix_inference_results_outcome_id"),
+    (ResultFilter(patient="p1:00"), "ix_inference_results_patient_id_id"),
+    (ResultFilter(needs_review=False), "ix_inference_results_needs_review_id"),
+]
+
+
 @pytest.mark.usefixtures("crowded")
 async def test_what_is_rare_is_found_by_an_index_in_the_order_of_the_ids(
-    database: Database, wanted: ResultFilter, index: str
+    database: Database,
 ) -> None:
-    plan = await explained(database, wanted, id_at(BEGINNING + timedelta(hours=2)))
-
     primary = "sqlite_autoindex_inference_results" if database.is_sqlite else "pk_inference_results"
-    assert index.replace("primary key", primary) in plan, plan
-    assert "Seq Scan on inference_results" not in plan, plan
-    assert "SCAN" not in plan, plan
+    for wanted, index in INDEXES:
+        plan = await explained(database, wanted, id_at(BEGINNING + timedelta(hours=2)))
+
+        assert index.replace("primary key", primary) in plan, plan
+        assert "Seq Scan on inference_results" not in plan, plan
+        assert "SCAN" not in plan, plan
 
 
 async def explained(database: Database, wanted: ResultFilter, after: UUID) -> str:
