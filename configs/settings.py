@@ -230,6 +230,7 @@ class ServerSettings(Section):
     haproxy_metrics_port: Port = 9101
     haproxy_stats_port: Port = 8404
     metrics_port: Port = 8090  # Prometheus scrapes every node here
+    local_calls: bool = True  # replicas of one machine call each other over a socket, not by RPC
     tls_terminated: bool = False  # production wants to be told that a proxy in front speaks TLS
 
 

@@ -4,6 +4,7 @@ from configs.settings import Settings
 from configs.topology import AuditTuning
 from deployments.inference.recorder import Recorder
 from deployments.inference.signing import signing
+from deployments.local_replicas import LocalReplica, folder_of
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from deployments.telemetry.tracing_start import close_tracing, start_tracing
@@ -28,6 +29,8 @@ class AuditWriter:
             self._metrics.instruments,
             tracing=self._tracing,
         )
+        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        self._local = LocalReplica(folder, "AuditWriter", self._recorder.append)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -47,6 +50,7 @@ class AuditWriter:
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left: say in the log that the writer stopped."""
+        await self._local.close()
         await self._recorder.close()
         await self._database.close()
         await close_tracing(self._tracing)

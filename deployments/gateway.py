@@ -18,6 +18,7 @@ from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import InferenceService
 from deployments.inference.traced import traced_screening, traced_trail
+from deployments.local_replicas import folder_of
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from deployments.telemetry.metrics_exposition import MetricsPage
@@ -47,8 +48,11 @@ class Gateway:
         instruments.watch(self._show)
         self._tracing = start_tracing(settings.tracing, instruments)
         self._catalogue = CatalogueWatch.start(settings)
-        self._screening = ValidatorHop(validator, tuning.validator, timeout_s=limits.deadline_s)
-        self._audit = AuditHop(audit, tuning.audit, timeout_s=limits.audit_timeout_s)
+        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        self._screening = ValidatorHop(
+            validator, tuning.validator, timeout_s=limits.deadline_s, folder=folder
+        )
+        self._audit = AuditHop(audit, tuning.audit, timeout_s=limits.audit_timeout_s, folder=folder)
         trail = traced_trail(self._audit, self._tracing)
         self._inference = InferenceService(
             traced_screening(self._screening, self._tracing),
@@ -127,6 +131,8 @@ class Gateway:
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
+        await self._screening.close()
+        await self._audit.close()
         await self._replicas.close()
         await self._catalogue.close()
         await self._database.close()

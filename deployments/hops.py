@@ -4,11 +4,15 @@ A hop carries micro-batches, because a call costs about 1 ms of CPU whatever it 
 crosses are the frozen values of `registry.contract`; what comes back is a value for each item, or
 an error of `registry.errors`. No other exception leaves a hop, so none can carry an image or a
 header into somebody's log.
+
+A call goes over a socket where a replica is on this machine (`deployments.local_replicas`), and by
+Serve's handle where none is. Either way it is the same call.
 """
 
 import asyncio
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
@@ -18,6 +22,8 @@ from ray.serve.handle import DeploymentHandle
 from configs.topology import HopTuning
 from deployments.inference.batcher import Batcher
 from deployments.inference.signature import signature
+from deployments.local_calls import Gone
+from deployments.local_replicas import LocalReplicas
 from registry.contract import Receipt, Scores, Tensors, Upload, Verdict
 from registry.errors import (
     AuditUnavailable,
@@ -45,10 +51,17 @@ class Call(Generic[T, R]):
         method: The method's name. The method handle is made once: each one has its own queue.
         timeout_s: When the call is given up.
         lost: What it means to the caller that no replica answered.
+        local: The deployment's replicas on this machine, where they answer this very method.
     """
 
     def __init__(
-        self, handle: Handle, method: str, *, timeout_s: float, lost: type[Failed]
+        self,
+        handle: Handle,
+        method: str,
+        *,
+        timeout_s: float,
+        lost: type[Failed],
+        local: LocalReplicas | None = None,
     ) -> None:
         # Our messages are classes of modules every replica has: plain pickle writes them in half
         # the time of cloudpickle, which asks Python code about every object.
@@ -57,9 +70,28 @@ class Call(Generic[T, R]):
         )
         self._timeout_s = timeout_s
         self._lost = lost
+        self._local = local
 
     async def __call__(self, argument: T) -> R:
         """Make the call. Raises only errors of `registry.errors`."""
+        replica = None if self._local is None else self._local.pick()
+        if replica is not None:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    here: R = await replica.call(argument)
+            except (Gone, TimeoutError) as error:
+                if isinstance(error, TimeoutError) or error.sent:
+                    raise self._nobody(error) from None
+            else:
+                return here
+        return await self._by_handle(argument)
+
+    async def close(self) -> None:
+        """Let the connections to the replicas of this machine go."""
+        if self._local is not None:
+            await self._local.close()
+
+    async def _by_handle(self, argument: T) -> R:
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer: R = await self._method.remote(argument)
@@ -70,10 +102,11 @@ class Call(Generic[T, R]):
         except BackPressureError:
             raise Overloaded("the replicas are full", retry_after_s=1) from None
         except (DeploymentUnavailableError, RayError, TimeoutError) as error:
-            raise self._lost(
-                f"no replica answered ({type(error).__name__})", retry_after_s=1
-            ) from None
+            raise self._nobody(error) from None
         return answer
+
+    def _nobody(self, error: Exception) -> Failed:
+        return self._lost(f"no replica answered ({type(error).__name__})", retry_after_s=1)
 
 
 class ReadyHop:
@@ -88,11 +121,21 @@ class ReadyHop:
 
 
 class ValidatorHop:
-    """`Screening` by a Validator replica, many images a call."""
+    """`Screening` by a Validator replica, many images a call.
 
-    def __init__(self, handle: Handle, tuning: HopTuning, *, timeout_s: float) -> None:
-        call: Call[list[Upload], Sequence[Verdict | BaseException]] = Call(
-            handle, "screen", timeout_s=timeout_s, lost=ModelUnavailable
+    Args:
+        handle: The deployment.
+        tuning: How images are gathered.
+        timeout_s: When a call is given up.
+        folder: Where the sockets of this machine's replicas are, if anywhere.
+    """
+
+    def __init__(
+        self, handle: Handle, tuning: HopTuning, *, timeout_s: float, folder: Path | None = None
+    ) -> None:
+        local = LocalReplicas(folder, handle.deployment_name)
+        call = self._call = Call[list[Upload], Sequence[Verdict | BaseException]](
+            handle, "screen", timeout_s=timeout_s, lost=ModelUnavailable, local=local
         )
         self._light: Batcher[Upload, Verdict] = Batcher(call, **tuning.model_dump())
         # A file that takes the guard tens of ms goes alone, or its batch-mates would wait for it;
@@ -116,6 +159,10 @@ class ValidatorHop:
         batcher = self._slow if found.slow else self._heavy if found.heavy else self._light
         return await batcher.submit(upload)
 
+    async def close(self) -> None:
+        """See `Call.close`."""
+        await self._call.close()
+
 
 def _alone(tuning: HopTuning, calls: int = 1) -> dict[str, Any]:
     """The tuning for images that go alone, in so many times the calls at once."""
@@ -124,11 +171,21 @@ def _alone(tuning: HopTuning, calls: int = 1) -> dict[str, Any]:
 
 
 class AuditHop:
-    """`AuditTrail` by the AuditWriter, many events a call. Events given together stay together."""
+    """`AuditTrail` by the AuditWriter, many events a call. Events given together stay together.
 
-    def __init__(self, handle: Handle, tuning: HopTuning, *, timeout_s: float) -> None:
+    Args:
+        handle: The deployment.
+        tuning: How events are gathered.
+        timeout_s: When a call is given up.
+        folder: Where the sockets of this machine's replicas are, if anywhere.
+    """
+
+    def __init__(
+        self, handle: Handle, tuning: HopTuning, *, timeout_s: float, folder: Path | None = None
+    ) -> None:
+        local = LocalReplicas(folder, handle.deployment_name, only_newest=True)
         self._append: Call[list[AuditEvent], Sequence[Receipt | MedAIError]] = Call(
-            handle, "append", timeout_s=timeout_s, lost=AuditUnavailable
+            handle, "append", timeout_s=timeout_s, lost=AuditUnavailable, local=local
         )
         self.batcher: Batcher[Sequence[AuditEvent], list[Receipt | MedAIError]] = Batcher(
             self._send, **tuning.model_dump(), weight=len
@@ -145,6 +202,10 @@ class AuditHop:
         """See `inference.service.AuditTrail`."""
         return await self.batcher.submit(events)
 
+    async def close(self) -> None:
+        """See `Call.close`."""
+        await self._append.close()
+
     async def _send(
         self, groups: list[Sequence[AuditEvent]]
     ) -> list[list[Receipt | MedAIError] | BaseException]:
@@ -153,11 +214,25 @@ class AuditHop:
 
 
 class ModelHop:
-    """`Scoring` by the replicas of each model. The tensors of one Validator call go as one."""
+    """`Scoring` by the replicas of each model. The tensors of one Validator call go as one.
 
-    def __init__(self, handles: dict[str, Handle], *, timeout_s: float) -> None:
+    Args:
+        handles: The deployment of each model, by the model's name.
+        timeout_s: When a call is given up.
+        folder: Where the sockets of this machine's replicas are, if anywhere.
+    """
+
+    def __init__(
+        self, handles: dict[str, Handle], *, timeout_s: float, folder: Path | None = None
+    ) -> None:
         self._calls: dict[str, Call[Tensors, Scores]] = {
-            name: Call(handle, "score", timeout_s=timeout_s, lost=ModelUnavailable)
+            name: Call(
+                handle,
+                "score",
+                timeout_s=timeout_s,
+                lost=ModelUnavailable,
+                local=LocalReplicas(folder, handle.deployment_name),
+            )
             for name, handle in handles.items()
         }
 
@@ -177,3 +252,8 @@ class ModelHop:
                 "this model has no replicas: name it in args.models of serve_config.yaml"
             ) from None
         return await call(tensors)
+
+    async def close(self) -> None:
+        """See `Call.close`."""
+        for call in self._calls.values():
+            await call.close()

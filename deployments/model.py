@@ -1,12 +1,14 @@
 """The model replica's Ray shell: `inference.versions` and `inference.replica` say what it does."""
 
 from configs.settings import Settings
-from configs.topology import ModelTuning
+from configs.topology import MODEL_PREFIX, ModelTuning
+from deployments.autoscaling import LOCAL_CALLS
 from deployments.inference.catalogue_watch import CatalogueWatch, read_catalogue
 from deployments.inference.host import ModelHost
 from deployments.inference.replica import Replica
 from deployments.inference.shadow import ShadowScoring
 from deployments.inference.versions import HeldVersions
+from deployments.local_replicas import LocalReplica, folder_of
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from deployments.telemetry.tracing_start import close_tracing, start_tracing
@@ -48,6 +50,8 @@ class OnnxModel:
             shadow=shadow,
         )
         self._replica.start()
+        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        self._local = LocalReplica(folder, f"{MODEL_PREFIX}{name}", self._versions.score)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -61,12 +65,17 @@ class OnnxModel:
         """Returns: a replica exists only after its golden case has passed."""
         self._versions.check_health()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """The calls that Serve does not see (`deployments.autoscaling`)."""
+        return {LOCAL_CALLS: self._local.ongoing}
+
     async def check_health(self) -> None:
         """Serve replaces a replica whose check fails."""
         self._versions.check_health()
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
+        await self._local.close()
         await self._replica.close()
         await self._versions.close()
         await self._database.close()

@@ -4,10 +4,12 @@ from typing import ClassVar
 
 from configs.settings import Settings
 from configs.topology import ValidatorTuning
+from deployments.autoscaling import LOCAL_CALLS
 from deployments.hops import Handle, ModelHop
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.predictor import Predictor
 from deployments.inference.traced import traced_batches, traced_scoring
+from deployments.local_replicas import LocalReplica, folder_of
 from deployments.ray_metrics import start_exporting
 from deployments.telemetry.logs import configure_logs
 from deployments.telemetry.tracing_start import close_tracing, start_tracing
@@ -25,7 +27,8 @@ class Validator:
         self._metrics = start_exporting(settings, "validator", logs)
         self._catalogue = CatalogueWatch.start(settings)
         self._tracing = start_tracing(settings.tracing, self._metrics.instruments)
-        self._models = ModelHop(models, timeout_s=settings.limits.deadline_s)
+        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        self._models = ModelHop(models, timeout_s=settings.limits.deadline_s, folder=folder)
         self._predictor = self.PREDICTOR(
             self._catalogue,
             traced_scoring(self._models, self._tracing),
@@ -36,6 +39,7 @@ class Validator:
             instruments=self._metrics.instruments,
         )
         self._screen = traced_batches(self._predictor.screen, self._tracing)
+        self._local = LocalReplica(folder, "Validator", self._screen)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
@@ -50,12 +54,18 @@ class Validator:
         self._catalogue.current()
         await self._models.ready()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """The calls that Serve does not see (`deployments.autoscaling`)."""
+        return {LOCAL_CALLS: self._local.ongoing}
+
     async def check_health(self) -> None:
         """Serve replaces a replica whose check fails. Local, and never about other services."""
         self._predictor.check_health()
 
     async def __del__(self) -> None:
         """Called by Serve once no request is left."""
+        await self._local.close()
+        await self._models.close()
         await self._predictor.close()
         await self._catalogue.close()
         await close_tracing(self._tracing)

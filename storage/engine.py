@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from configs.settings import DatabaseSettings
 from registry.errors import InvalidConfiguration, Violation
+from storage import sqlite_trips
 
 SQLITE = "sqlite+aiosqlite"
 POSTGRESQL = "postgresql+asyncpg"
@@ -117,6 +118,7 @@ def _sqlite_args(settings: DatabaseSettings) -> dict[str, Any]:
         "isolation_level": None,
         "timeout": settings.command_timeout_s,
         "factory": RollingBack,
+        "async_creator_fn": sqlite_trips.connect,
     }
 
 

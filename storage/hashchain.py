@@ -248,14 +248,20 @@ def _check(value: object, depth: int) -> None:
         if not -MAX_INT <= value <= MAX_INT:
             raise ValueError("an integer of a payload is below 2^53 in size")
     elif isinstance(value, dict):
-        for key, inner in value.items():
-            _check_key(key)
-            _check(inner, depth - 1)
+        _check_members(value, depth - 1)
     elif isinstance(value, (list, tuple)):
         for inner in value:
             _check(inner, depth - 1)
     else:
         raise TypeError(f"a payload holds no {type(value).__name__}")
+
+
+def _check_members(members: dict[object, object], depth: int) -> None:
+    for key, inner in members.items():
+        if type(key) is not str or not key.isascii():
+            _check_key(key)
+        if type(inner) is not str:  # most are: a call for each would cost more than writing it
+            _check(inner, depth)
 
 
 def _check_key(key: object) -> None:
