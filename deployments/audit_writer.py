@@ -30,7 +30,7 @@ class AuditWriter:
             tracing=self._tracing,
         )
         folder = folder_of(settings.home_dir) if settings.server.local_calls else None
-        self._local = LocalReplica(folder, "AuditWriter", self._recorder.append)
+        self._local = LocalReplica(folder, "AuditWriter", self.append)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""

@@ -51,7 +51,7 @@ class OnnxModel:
         )
         self._replica.start()
         folder = folder_of(settings.home_dir) if settings.server.local_calls else None
-        self._local = LocalReplica(folder, f"{MODEL_PREFIX}{name}", self._versions.score)
+        self._local = LocalReplica(folder, f"{MODEL_PREFIX}{name}", self.score)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""

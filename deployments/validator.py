@@ -39,7 +39,7 @@ class Validator:
             instruments=self._metrics.instruments,
         )
         self._screen = traced_batches(self._predictor.screen, self._tracing)
-        self._local = LocalReplica(folder, "Validator", self._screen)
+        self._local = LocalReplica(folder, "Validator", self.screen)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""
