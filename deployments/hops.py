@@ -11,10 +11,12 @@ Serve's handle where none is. Either way it is the same call.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import numpy as np
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -85,6 +87,11 @@ class Call(Generic[T, R]):
             else:
                 return here
         return await self._by_handle(argument)
+
+    @property
+    def replicas_here(self) -> int:
+        """How many replicas of the deployment are on this machine."""
+        return 0 if self._local is None else len(self._local)
 
     async def close(self) -> None:
         """Let the connections to the replicas of this machine go."""
@@ -214,7 +221,10 @@ class AuditHop:
 
 
 class ModelHop:
-    """`Scoring` by the replicas of each model. The tensors of one Validator call go as one.
+    """`Scoring` by the replicas of each model.
+
+    The tensors of one Validator call go as one; where several replicas are here, as a share for
+    each, or one would work on all of them while another has nothing.
 
     Args:
         handles: The deployment of each model, by the model's name.
@@ -251,9 +261,28 @@ class ModelHop:
             raise ModelUnavailable(
                 "this model has no replicas: name it in args.models of serve_config.yaml"
             ) from None
-        return await call(tensors)
+        shares = shared_out(tensors, call.replicas_here)
+        if len(shares) == 1:
+            return await call(tensors)
+        return joined(await asyncio.gather(*(call(share) for share in shares)))
 
     async def close(self) -> None:
         """See `Call.close`."""
         for call in self._calls.values():
             await call.close()
+
+
+def shared_out(tensors: Tensors, replicas: int) -> list[Tensors]:
+    """The images in as many parts as there are replicas, in order, none empty."""
+    parts = min(replicas, len(tensors.pixels))
+    if parts < 2:  # noqa: PLR2004  # there is nobody to share with
+        return [tensors]
+    first, *others = np.array_split(tensors.pixels, parts)
+    # Whose image is in which share is not known: the spans go along once
+    return [replace(tensors, pixels=first), *(Tensors(tensors.model, part) for part in others)]
+
+
+def joined(shares: Sequence[Scores]) -> Scores:
+    """The scores of all parts, in order. Time and batch are those of the slowest run."""
+    slowest = max(shares, key=lambda share: share.inference_ms)
+    return replace(slowest, values=np.concatenate([share.values for share in shares]))
