@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 from importlib.util import find_spec
@@ -10,6 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+TEMPLATE = "medai_template"
+MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of its own is made there
+ROOM_BYTES = 2**30  # a server takes 50 MB and 8 MB a database, and three processes have one each
+
+
+def volatile_directory() -> Path:
+    """Where a server stands whose commits need not reach a disk: in memory, where there is room.
+
+    To copy a database is to make 300 files, ten times as fast there. The path is short: sockets.
+    """
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+        return MEMORY
+    return Path("/tmp")  # noqa: S108  # likewise
 
 
 class PostgresServer:
@@ -99,6 +114,20 @@ class PostgresServer:
 
     def url(self, database: str, user: str = "postgres") -> str:
         return f"postgresql+asyncpg://{user}@/{database}?host={self.socket_dir}"
+
+    def copy_template(self, name: str, tablespace: str = "pg_default") -> str:
+        """Make the database `name` as a copy of `TEMPLATE`; gives its URL.
+
+        File by file: block by block, as is PostgreSQL's default, all of it goes through the WAL.
+        """
+        self.execute(
+            f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY TABLESPACE {tablespace}"
+        )
+        return self.url(name)
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
     def tablespace(self, name: str, volume: Path) -> str:
         """Make a tablespace in a new directory of `volume`; gives its name."""

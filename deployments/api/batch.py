@@ -17,13 +17,14 @@ from starlette.responses import Response
 from deployments.api import idempotency
 from deployments.api.answers import Answered, InferenceDetails
 from deployments.api.batch_form import MAX_IMAGES
-from deployments.api.exchange import exchange_in, principal_of, request_id_of
+from deployments.api.exchange import exchange_in, principal_of
 from deployments.api.guard import guarded_router
 from deployments.api.idempotency import Replays
 from deployments.api.infer import (
     PROBLEMS,
     Frame,
     ModelName,
+    asked_of,
     details,
     refuse_other_parameters,
 )
@@ -36,8 +37,7 @@ from deployments.api.problems import (
     status_of,
 )
 from deployments.api.uploads import FORM, UploadedImage, Uploads
-from deployments.inference.service import Answer, ImageRequest
-from deployments.telemetry.tracing_context import carried_trace
+from deployments.inference.service import Answer
 from registry.errors import MedAIError
 
 REQUEST_BODY: Final[dict[str, Any]] = {
@@ -113,16 +113,7 @@ def routes(replays: Replays, uploads: Uploads) -> APIRouter:
             outcomes += await uploads.read_batch(request)
             places = [place for place, one in enumerate(outcomes) if isinstance(one, UploadedImage)]
             asked = [
-                ImageRequest(
-                    model=model,
-                    body=image.body,
-                    media_type=image.media_type,
-                    patient=image.patient,
-                    frame=frame,
-                    idempotency_key=key,
-                    request_id=request_id_of(request),
-                    trace=carried_trace(),
-                )
+                asked_of(request, image, model=model, frame=frame, key=key)
                 for image in outcomes
                 if isinstance(image, UploadedImage)
             ]

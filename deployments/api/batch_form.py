@@ -11,25 +11,11 @@ too large is dropped as it comes, and refused by itself; one image too many ends
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
-
-from deployments.api.multipart import (
-    FILE,
-    MAX_FIELD_BYTES,
-    MAX_HEADER_BYTES,
-    MAX_HEADERS,
-    PATIENT_ID,
-    Part,
-    Parts,
-    text_of,
-)
+from deployments.api.form_stream import StreamedParts, read_form
+from deployments.api.multipart import FILE, MAX_FIELD_BYTES, PATIENT_ID, Part, text_of
 from registry.errors import MalformedMultipart, PayloadTooLarge, ValidationFailed, Violation
-
-if TYPE_CHECKING:  # a type only, the parser has it nowhere else
-    from python_multipart.multipart import MultipartCallbacks
 
 MAX_IMAGES: Final = 100
 
@@ -66,66 +52,22 @@ async def read_batch_form(
         PayloadTooLarge: More than `MAX_IMAGES` images.
         ValidationFailed: No image, a part with another name, or an id of no image.
     """
-    if not boundary:
-        raise MalformedMultipart("the Content-Type names no boundary")
     images = _Images(max_image_bytes)
-    frame = Frame(boundary)
-    try:
-        parser = MultipartParser(
-            boundary,
-            images.callbacks(),
-            max_header_count=MAX_HEADERS,
-            max_header_size=MAX_HEADER_BYTES,
-        )
-        async for piece in stream:
-            if piece:
-                frame.see(piece)
-                parser.write(piece)
-        parser.finalize()
-    except FormParserError:
-        raise MalformedMultipart("the body is not well-formed multipart/form-data") from None
-    if not (images.ended and frame.is_closed):
-        raise MalformedMultipart("the body does not end with its last boundary: it is cut short")
+    await read_form(stream, boundary, images)
     if not images.images:
         violation = Violation(FILE, "missing", advice=f"add each image as a part {FILE}")
         raise ValidationFailed("the form holds no image", (violation,))
     return images.images
 
 
-class Frame:
-    """Sees that the body begins and ends with its boundary; the parser skips what stands around."""
-
-    def __init__(self, boundary: bytes) -> None:
-        self._frame = b"--" + boundary
-        self._head = self._tail = b""
-
-    def see(self, piece: bytes) -> None:
-        """Look at the next piece. Raises `MalformedMultipart` where the body begins otherwise."""
-        self._tail = (self._tail + piece)[-len(self._frame) - len(b"--\r\n") :]
-        if len(self._head) <= len(self._frame) + len(b"\r\n"):
-            self._head += piece[: len(self._frame) + len(b"\r\n")]
-            begun = self._head.removeprefix(b"\r\n")[: len(self._frame)]
-            if not self._frame.startswith(begun) and self._head != b"\r":
-                raise MalformedMultipart("the body does not begin with its boundary")
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the body has ended with its last boundary."""
-        return self._tail.endswith((self._frame + b"--", self._frame + b"--\r\n"))
-
-
-class _Images(Parts):
+class _Images(StreamedParts):
     """Collects images from the parser's callbacks, each as soon as it is whole."""
 
     def __init__(self, max_image_bytes: int) -> None:
         super().__init__()
         self.images: list[FormImage] = []
-        self.ended = False
         self._max_bytes = {FILE: max_image_bytes, PATIENT_ID: MAX_FIELD_BYTES}
         self._measured = _Measured()
-
-    def callbacks(self) -> "MultipartCallbacks":
-        return {**super().callbacks(), "on_end": self._last}
 
     def begin(self) -> None:
         self.part = self._measured = _Measured()
@@ -169,6 +111,3 @@ class _Images(Parts):
                 (Violation(FILE, limit=f"{MAX_IMAGES} images", advice="send several batches"),),
             )
         return self._max_bytes[part.name]
-
-    def _last(self) -> None:
-        self.ended = True

@@ -22,7 +22,7 @@ from deployments.api.idempotency import Replays
 from deployments.api.multipart import FILE, PATIENT_ID
 from deployments.api.permissions import Permission, requires
 from deployments.api.problems import Recorded, problem, problems
-from deployments.api.uploads import TYPES, Uploads
+from deployments.api.uploads import TYPES, UploadedImage, Uploads
 from deployments.inference.service import Answer, ImageRequest
 from deployments.telemetry.tracing_context import carried_trace
 from registry import errors
@@ -119,21 +119,27 @@ def routes(replays: Replays, uploads: Uploads) -> APIRouter:
         with uploads.held(request):
             image = await uploads.read(request)
             answer, again = await replays.infer(
-                ImageRequest(
-                    model=model,
-                    body=image.body,
-                    media_type=image.media_type,
-                    patient=image.patient,
-                    frame=frame,
-                    idempotency_key=key,
-                    request_id=request_id_of(request),
-                    trace=carried_trace(),
-                ),
-                principal_of(request),
+                asked_of(request, image, model=model, frame=frame, key=key), principal_of(request)
             )
         return respond(request, answer, again=again)
 
     return router
+
+
+def asked_of(
+    request: Request, image: UploadedImage, *, model: str, frame: int | None, key: str | None
+) -> ImageRequest:
+    """What is asked about one image of a request."""
+    return ImageRequest(
+        model=model,
+        body=image.body,
+        media_type=image.media_type,
+        patient=image.patient,
+        frame=frame,
+        idempotency_key=key,
+        request_id=request_id_of(request),
+        trace=carried_trace(),
+    )
 
 
 def refuse_other_parameters(request: Request) -> None:

@@ -12,12 +12,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
-
-from deployments.api.batch_form import Frame
-from deployments.api.multipart import MAX_HEADER_BYTES, MAX_HEADERS, Parts
-from registry.errors import MalformedMultipart, PayloadTooLarge, ValidationFailed, Violation
+from deployments.api.form_stream import StreamedParts, read_form
+from registry.errors import PayloadTooLarge, ValidationFailed, Violation
 
 if TYPE_CHECKING:  # a type only, the parser has it nowhere else
     from python_multipart.multipart import MultipartCallbacks
@@ -50,45 +46,25 @@ async def receive_model(
         ValidationFailed: A part is missing, comes twice, or has a name nobody asked for.
         OSError: The files cannot be written.
     """
-    if not boundary:
-        raise MalformedMultipart("the Content-Type names no boundary")
-    parts = _Parts({CARD: MAX_CARD_BYTES, MODEL: max_model_bytes})
-    frame = Frame(boundary)
-    try:
-        parser = MultipartParser(
-            boundary,
-            parts.callbacks(),
-            max_header_count=MAX_HEADERS,
-            max_header_size=MAX_HEADER_BYTES,
-        )
-        async for piece in stream:
-            if piece:
-                frame.see(piece)
-                parser.write(piece)
-            if parts.gathered >= _WRITE_BYTES:
-                await asyncio.to_thread(parts.write, {CARD: card, MODEL: model})
-        parser.finalize()
-    except FormParserError:
-        raise MalformedMultipart("the body is not well-formed multipart/form-data") from None
-    if not (parts.ended and frame.is_closed):
-        raise MalformedMultipart("the body does not end with its last boundary: it is cut short")
+    parts = _Parts({CARD: MAX_CARD_BYTES, MODEL: max_model_bytes}, {CARD: card, MODEL: model})
+    await read_form(stream, boundary, parts)
     parts.refuse_missing()
-    await asyncio.to_thread(parts.write, {CARD: card, MODEL: model})
+    await asyncio.to_thread(parts.write)
 
 
-class _Parts(Parts):
+class _Parts(StreamedParts):
     """Measures and gathers the parts' bytes. `write` empties what was gathered into files."""
 
-    def __init__(self, limits: dict[str, int]) -> None:
+    def __init__(self, limits: dict[str, int], files: dict[str, Path]) -> None:
         super().__init__()
-        self.ended = False
-        self.gathered = 0
         self._limits = limits
+        self._files = files
+        self._gathered = 0
         self._sizes: dict[str, int] = {}
         self._pieces: dict[str, list[bytes]] = {name: [] for name in limits}
 
     def callbacks(self) -> "MultipartCallbacks":
-        return {**super().callbacks(), "on_headers_finished": self._named, "on_end": self._last}
+        return {**super().callbacks(), "on_headers_finished": self._named}
 
     def data(self, data: bytes, start: int, end: int) -> None:
         name = self.part.name
@@ -99,18 +75,22 @@ class _Parts(Parts):
                 (Violation(name, limit=f"{self._limits[name]} bytes", advice=_SMALLER[name]),),
             )
         self._pieces[name].append(data[start:end])
-        self.gathered += end - start
+        self._gathered += end - start
 
     def end(self) -> None:
         """Nothing is kept of a part but its bytes."""
 
-    def write(self, files: dict[str, Path]) -> None:
+    async def put_away(self) -> None:
+        if self._gathered >= _WRITE_BYTES:
+            await asyncio.to_thread(self.write)
+
+    def write(self) -> None:
         """Append what was gathered to the files, and forget it."""
         for name, pieces in self._pieces.items():
-            with files[name].open("ab") as file:
+            with self._files[name].open("ab") as file:
                 file.writelines(pieces)
             pieces.clear()
-        self.gathered = 0
+        self._gathered = 0
 
     def refuse_missing(self) -> None:
         """Raises `ValidationFailed`, naming every part that is missing or empty."""
@@ -135,6 +115,3 @@ class _Parts(Parts):
             self._sizes[name] = 0
             return
         raise ValidationFailed("the form is not the one this route takes", (violation,))
-
-    def _last(self) -> None:
-        self.ended = True

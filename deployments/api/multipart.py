@@ -68,12 +68,7 @@ def parse_image_form(body: bytes, boundary: bytes) -> ImageForm:
         raise MalformedMultipart("the body does not end with its last boundary: it is cut short")
     parts = Parts()
     try:
-        parser = MultipartParser(
-            boundary,
-            parts.callbacks(),
-            max_header_count=MAX_HEADERS,
-            max_header_size=MAX_HEADER_BYTES,
-        )
+        parser = parts.parser(boundary)
         parser.write(body)
         parser.finalize()
     except FormParserError:
@@ -88,6 +83,15 @@ class Parts:
         self.complete: list[Part] = []
         self.part = Part()
         self._name = self._value = b""
+
+    def parser(self, boundary: bytes) -> MultipartParser:
+        """A parser that calls these parts as it reads."""
+        return MultipartParser(
+            boundary,
+            self.callbacks(),
+            max_header_count=MAX_HEADERS,
+            max_header_size=MAX_HEADER_BYTES,
+        )
 
     def callbacks(self) -> "MultipartCallbacks":
         return {

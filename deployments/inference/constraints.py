@@ -7,9 +7,11 @@ is not a header that agrees: for that, too, the card has an action.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 from deployments.inference.decoded import PatientFacts
 from deployments.inference.manufacturers import listed
+from deployments.inference.per_card import PerCard
 from registry.card import (
     Action,
     AllowedRange,
@@ -21,6 +23,8 @@ from registry.card import (
 from registry.contract import Check, ImageFacts, Reason
 
 OLDEST_SHOWN = 89  # years: ages above are identifiers (HIPAA 164.514(b)(2)(i)(C))
+
+HeaderRule: TypeAlias = AllowedValues | AllowedRange | ExcludedValues
 
 _UNITS = {"patient_age_years": "years", "bit_depth": "bits", "pixel_spacing_mm": "mm"}
 
@@ -65,9 +69,8 @@ def check_constraints(
         "manufacturer": facts.manufacturer or None,
     }
     findings = [
-        _apply(name, rule, values[name])
-        for name in values
-        if (rule := getattr(constraints, name)) is not None
+        known.silent if (value := values[known.name]) is None else _apply(known, value)
+        for known in _rules(constraints)
     ]
     rule = constraints.symmetry
     if rule is not None and symmetry is not None and facts.view in {"", *rule.views}:
@@ -84,28 +87,53 @@ def refuses(constraints: Constraints, broken: Check) -> bool:
     return bool((rule.absent if unknown else rule.violated) is Action.REFUSE)
 
 
-def _apply(
-    name: str, rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float | None
-) -> Finding:
-    if value is None:
-        holds, action = rule.absent is Action.IGNORE, rule.absent
-        code, advice = f"{name.upper()}_UNKNOWN", f"send an image whose header tells {name}"
-        reason = Reason.INTENDED_USE_UNKNOWN
-    else:
-        holds = _holds(rule, value)
-        action = Action.IGNORE if holds else rule.violated
-        code, advice = f"WRONG_{name.upper()}", "the model was not made for this; use another"
-        reason = Reason.OUTSIDE_INTENDED_USE
+class _Known(NamedTuple):
+    """A rule that the card sets, with what is the same for every image."""
+
+    name: str
+    rule: HeaderRule
+    limit: str
+    silent: Finding  # where the header does not say
+
+
+@PerCard
+def _rules(constraints: Constraints) -> tuple[_Known, ...]:
+    """In the card's order; without symmetry, which is not of the header."""
+    rules = ((name, getattr(constraints, name)) for name in Constraints.model_fields)
+    return tuple(
+        _Known(name, rule, limit := _limit(rule), _silent(name, rule, limit))
+        for name, rule in rules
+        if rule is not None and name != "symmetry"
+    )
+
+
+def _silent(name: str, rule: HeaderRule, limit: str) -> Finding:
+    holds = rule.absent is Action.IGNORE
+    check = Check(
+        name=name,
+        measured=None,
+        limit=limit,
+        passed=holds,
+        code="" if holds else f"{name.upper()}_UNKNOWN",
+        unit=_UNITS.get(name, ""),
+        advice="" if holds else f"send an image whose header tells {name}",
+    )
+    return Finding(check, rule.absent, Reason.INTENDED_USE_UNKNOWN)
+
+
+def _apply(known: _Known, value: str | float) -> Finding:
+    name, rule = known.name, known.rule
+    holds = _holds(rule, value)
     check = Check(
         name=name,
         measured=_shown(name, value),
-        limit=_limit(rule),
+        limit=known.limit,
         passed=holds,
-        code="" if holds else code,
+        code="" if holds else f"WRONG_{name.upper()}",
         unit=_UNITS.get(name, ""),
-        advice="" if holds else advice,
+        advice="" if holds else "the model was not made for this; use another",
     )
-    return Finding(check, action, reason)
+    return Finding(check, Action.IGNORE if holds else rule.violated, Reason.OUTSIDE_INTENDED_USE)
 
 
 def _symmetric(rule: SymmetryRule, measured: float, view: str) -> Finding:
@@ -125,7 +153,7 @@ def _symmetric(rule: SymmetryRule, measured: float, view: str) -> Finding:
     return Finding(check, Action.IGNORE if in_range else action, Reason.ASYMMETRIC)
 
 
-def _holds(rule: AllowedValues | AllowedRange | ExcludedValues, value: str | float) -> bool:
+def _holds(rule: HeaderRule, value: str | float) -> bool:
     if isinstance(rule, AllowedRange):
         return rule.allowed.holds(float(value))
     if isinstance(rule, AllowedValues):
@@ -134,7 +162,7 @@ def _holds(rule: AllowedValues | AllowedRange | ExcludedValues, value: str | flo
     return not {str(value).upper(), listed(str(value)).upper()} & set(rule.excluded)
 
 
-def _limit(rule: AllowedValues | AllowedRange | ExcludedValues) -> str:
+def _limit(rule: HeaderRule) -> str:
     if isinstance(rule, AllowedRange):
         return str(rule.allowed)
     if isinstance(rule, AllowedValues):
@@ -142,7 +170,7 @@ def _limit(rule: AllowedValues | AllowedRange | ExcludedValues) -> str:
     return f"not {' or '.join(rule.excluded)}"
 
 
-def _shown(name: str, value: str | float | None) -> str | float | None:
+def _shown(name: str, value: str | float) -> str | float:
     if name == "manufacturer" and isinstance(value, str):
         return listed(value)
     if name == "patient_age_years" and isinstance(value, float):

@@ -57,6 +57,8 @@ _NOT_WORDS: Final = re.compile(r"[^A-Z0-9]+")
 
 def listed(manufacturer: str) -> str:
     """The list's name of a header's manufacturer; `unlisted`; "" where the header does not say."""
+    if not manufacturer:
+        return ""
     words = _NOT_WORDS.sub(" ", manufacturer.upper()).split()
     if not words:
         return ""

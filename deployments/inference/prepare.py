@@ -88,10 +88,18 @@ def prepare(work: Work, limits: LimitSettings) -> Prepared:
         at_least=_least_size(work.specs),
     )
     decoded_at = time.perf_counter()
-    measures = measure(decoded.pixels, width=decoded.facts.width, height=decoded.facts.height)
-    measured_at = time.perf_counter()
     picture = Image.fromarray(decoded.pixels)
-    tensors = tuple(to_tensor(picture, spec) for spec in work.specs)
+    measures = measure(
+        decoded.pixels,
+        width=decoded.facts.width,
+        height=decoded.facts.height,
+        picture=picture,
+    )
+    measured_at = time.perf_counter()
+    tensors = tuple(
+        decoded.pixels[None] if _is_ready(decoded.pixels, spec) else to_tensor(picture, spec)
+        for spec in work.specs
+    )
     done = time.perf_counter()
     return Prepared(
         facts=decoded.facts,
@@ -117,6 +125,11 @@ def to_tensor(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     pixels = np.asarray(picture)
     return pixels[None] if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _is_ready(pixels: NDArray[np.uint8], spec: InputSpec) -> bool:
+    """Whether the pixels are the tensor as they are: a copy costs more than a look."""
+    return spec.color == "grayscale" and pixels.shape == (spec.height, spec.width)
 
 
 def _least_size(specs: tuple[InputSpec, ...]) -> tuple[int, int] | None:

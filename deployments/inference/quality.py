@@ -1,8 +1,9 @@
 """Image quality as numbers. Deterministic; the limits are in the model card.
 
 Everything is measured on a small copy (longest side at most 256 pixels, box average): blur and
-noise finer than that do not reach a model that sees 224 pixels, and the whole set costs 0.3 ms.
-`brightness` to `clipping` come from the copy's histogram.
+noise finer than that do not reach a model that sees 224 pixels, and the whole set costs 0.25 ms.
+`brightness` to `clipping` come from the copy's histogram. All sums are of whole numbers: a measure
+is the same on every machine, in whatever order it adds.
 
 | measure | unit | what it is |
 | --- | --- | --- |
@@ -36,11 +37,14 @@ steps above 3/4 of the standard deviation are not counted, and of ten bands alon
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from deployments.inference.per_card import PerCard
 from deployments.inference.symmetry import symmetry
 from registry.card import QualityLimits, Range
 from registry.contract import Check
@@ -54,7 +58,9 @@ EDGE = 0.75  # of the standard deviation
 LEAST_ENERGY = 1.0  # display levels squared: below, there is nothing to judge
 LEAST_SIDE = 24  # pixels of content, for sharpness and noise
 
-Floats = NDArray[np.float32]
+Levels = NDArray[np.int16]
+_MOMENTS = np.arange(256) ** np.arange(3)[:, None]  # 1, level, level squared
+_FOLDS = 16  # values of the noise mask, at most 2040 each, whose sum 16 bits hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,44 +81,47 @@ class Measures:
     symmetry: float | None
 
 
-def measure(pixels: NDArray[np.uint8], *, width: int = 0, height: int = 0) -> Measures:
+def measure(
+    pixels: NDArray[np.uint8],
+    *,
+    width: int = 0,
+    height: int = 0,
+    picture: Image.Image | None = None,
+) -> Measures:
     """Measure one image.
 
     Args:
         pixels: uint8 on the display scale, shape (rows, columns) or (rows, columns, 3).
         width: The image's own width, where `pixels` were decoded at a smaller scale.
         height: The image's own height, likewise.
+        picture: The same pixels as Pillow's image, where the caller has made it already.
     """
     rows, columns = pixels.shape[:2]
     width, height = width or columns, height or rows
-    image = Image.fromarray(pixels)
+    image = Image.fromarray(pixels) if picture is None else picture
     if image.mode != "L":
         image = image.convert("L")
     factor = -(-max(rows, columns) // SMALL_SIDE)
     small = image.reduce(factor) if factor > 1 else image
-    copy = np.asarray(small)
-    brightness, contrast, dynamic_range, clipping = _from_histogram(small.histogram())
+    histogram = _Histogram.of(small)
+    is_small = pixels.shape == (small.height, small.width)
+    copy = pixels if is_small else np.asarray(small)
     content = _content(copy)
-    inside = copy[content].astype(np.float32)
-    share = inside.size / copy.size
+    inside = copy[content]
     noise = sharpness = motion = None
     if min(inside.shape) >= LEAST_SIDE:
-        sigma = _noise(inside)
-        noise = sigma / 255
-        edge = EDGE * _deviation(inside)
-        axes = [_sharpness(inside, axis, edge, 2 * sigma * sigma) for axis in (0, 1)]
-        known = [axis for axis in axes if axis is not None]
-        if known:
-            sharpness, motion = max(known), min(known)
+        whole = inside.shape == copy.shape
+        of_inside = histogram if whole else _Histogram.of(Image.fromarray(inside))
+        noise, sharpness, motion = _fine(inside, EDGE * of_inside.deviation)
     return Measures(
         width_px=width,
         height_px=height,
         aspect_ratio=width / height,
-        brightness=brightness,
-        contrast=contrast,
-        dynamic_range=dynamic_range,
-        clipping=clipping,
-        content=share,
+        brightness=histogram.mean / 255,
+        contrast=histogram.deviation / 255,
+        dynamic_range=histogram.spread / 255,
+        clipping=histogram.clipped,
+        content=inside.size / copy.size,
         noise=noise,
         sharpness=sharpness,
         motion=motion,
@@ -129,70 +138,120 @@ def survey(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[float]]:
     return table
 
 
-def _from_histogram(counts: list[int]) -> tuple[float, float, float, float]:
-    """Brightness, contrast, dynamic range and clipping."""
-    histogram = np.asarray(counts)
-    levels = np.arange(256)
-    # In whole numbers: the last digit does not depend on how a sum is split.
-    pixels, total = int(histogram.sum()), int(histogram @ levels)
-    squares = int(histogram @ (levels * levels))
-    deviation = math.sqrt(pixels * squares - total * total) / pixels
-    low, high = np.searchsorted(np.cumsum(histogram), (0.01 * pixels, 0.99 * pixels))
-    clipped = int(histogram[254:].sum())
-    return total / pixels / 255, deviation / 255, float(high - low) / 255, clipped / pixels
+class _Histogram(NamedTuple):
+    """What the histogram of a grey image tells, in display levels; `clipped` is a share."""
+
+    mean: float
+    deviation: float
+    spread: float  # from the 1st to the 99th percentile
+    clipped: float
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Self:
+        """In whole numbers: the last digit does not depend on how a sum is split."""
+        counts = np.array(image.histogram(), np.int64)
+        pixels, total, squares = (_MOMENTS @ counts).tolist()
+        low, high = counts.cumsum().searchsorted((0.01 * pixels, 0.99 * pixels)).tolist()
+        return cls(
+            mean=total / pixels,
+            deviation=math.sqrt(pixels * squares - total * total) / pixels,
+            spread=float(high - low),
+            clipped=int(counts[254] + counts[255]) / pixels,
+        )
 
 
 def _content(copy: NDArray[np.uint8]) -> tuple[slice, slice]:
     """Rows and columns inside uniform borders; nothing where all is uniform."""
-    sides = []
-    for across in (1, 0):
-        varied = np.flatnonzero(copy.max(axis=across) - copy.min(axis=across) > BORDER_STEP)
-        sides.append(slice(int(varied[0]), int(varied[-1]) + 1) if varied.size else slice(0, 0))
-    return sides[0], sides[1]
+    rows, columns = map(_varied, (copy, copy.T))
+    return rows, columns
 
 
-def _deviation(x: Floats) -> float:
-    """Standard deviation, in two passes of BLAS rather than numpy's five."""
-    flat = x.ravel() - x.mean()
-    return math.sqrt(float(flat @ flat) / flat.size)
+def _varied(lines: NDArray[np.uint8]) -> slice:
+    """From the first to the last line that is no border."""
+    outermost = lines[:: max(len(lines) - 1, 1)].copy()
+    if (_range(outermost) > BORDER_STEP).all():  # as in most images, at a third of the cost
+        return slice(0, len(lines))
+    varied = np.flatnonzero(_range(lines) > BORDER_STEP)
+    return slice(int(varied[0]), int(varied[-1]) + 1) if varied.size else slice(0, 0)
 
 
-def _noise(x: Floats) -> float:
+def _range(lines: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """From the least to the greatest of each line."""
+    found: NDArray[np.uint8] = lines.max(axis=1) - lines.min(axis=1)
+    return found
+
+
+def _fine(inside: NDArray[np.uint8], edge: float) -> tuple[float, float | None, float | None]:
+    """Noise, sharpness and motion; `edge` as in `_sharpness`."""
+    levels = inside.astype(np.int16)
+    sigma = _noise(levels)
+    axes = [
+        _sharpness(np.ascontiguousarray(lines[::2]), edge, 2 * sigma * sigma)  # half is enough
+        for lines in (levels.T, levels)
+    ]
+    known = [axis for axis in axes if axis is not None]
+    return sigma / 255, max(known, default=None), min(known, default=None)
+
+
+def _noise(x: Levels) -> float:
     """Standard deviation of white noise in display levels (Immerkaer 1996).
 
     The mask [[1 -2 1] [-2 4 -2] [1 -2 1]] is the difference of two Laplacians: it ignores what is
-    smooth. Here as two passes of [1 -2 1].
+    smooth. Here as two passes of [1 -2 1], each of which is a difference of differences.
     """
-    across = x[:, :-2] + x[:, 2:]
-    across -= 2 * x[:, 1:-1]
-    both = across[:-2] + across[2:]
-    both -= 2 * across[1:-1]
-    return float(np.abs(both, out=both).mean()) * math.sqrt(math.pi / 2) / 6
+    rows, columns = x.shape
+    down = x[1:] - x[:-1]
+    down = down[1:] - down[:-1]
+    # Along the rows as if they were one: three times as fast, and wrong only where one row ends.
+    across = down.ravel()
+    across = across[1:] - across[:-1]
+    mask = np.zeros(-(-down.size // _FOLDS) * _FOLDS, np.int16)
+    np.subtract(across[1:], across[:-1], out=mask[: down.size - 2])
+    mask[: down.size].reshape(down.shape)[:, -2:] = 0
+    np.abs(mask, out=mask)
+    folded = np.add.reduce(mask.reshape(_FOLDS, -1), axis=0, dtype=np.int16)
+    mean = int(folded.sum()) / ((rows - 2) * (columns - 2))
+    sigma: float = mean * math.sqrt(math.pi / 2) / 6
+    return sigma
 
 
-def _sharpness(x: Floats, axis: int, edge: float, noise_energy: float) -> float | None:
-    """Sharpness along `axis` (0: rows, downwards), 0..1. Every second line is enough.
+def _sharpness(lines: Levels, edge: float, noise_energy: float) -> float | None:
+    """Sharpness along each line, 0..1.
 
-    `noise_energy` is what noise adds to every squared difference, in display levels squared.
+    Args:
+        lines: Display levels, at most `SMALL_SIDE` a line.
+        edge: Steps above are not counted, in display levels.
+        noise_energy: What noise adds to every squared difference, in display levels squared.
     """
-    lines = x[:, ::2].T if axis == 0 else x[::2]
-    here = lines[:, :-LAG]
-    far = lines[:, LAG:] - here
-    near = lines[:, 1 : 1 - LAG] - here
-    counted = (np.abs(far) <= edge).astype(np.float32)
+    levels = lines.ravel()  # all lines as if they were one, as for noise
+    here = levels[:-LAG]
+    planes = np.empty((3, *lines.shape), np.int16)
+    counted, far, near = planes.reshape(3, -1)[:, :-LAG]
+    np.subtract(levels[LAG:], here, out=far)
+    np.subtract(levels[1 : 1 - LAG], here, out=near)
+    counted[:] = np.abs(far) <= int(edge)  # of whole numbers, it is the same
     far *= counted
     near *= counted
-    bands = np.linspace(0, len(lines), BANDS, endpoint=False).astype(np.intp)
-    pixels = np.add.reduceat(counted.sum(axis=1), bands)
-    np.maximum(pixels, 1, out=pixels)
-    energy_far = np.add.reduceat(np.einsum("ij,ij->i", far, far), bands) / pixels - noise_energy
-    energy_near = np.add.reduceat(np.einsum("ij,ij->i", near, near), bands) / pixels - noise_energy
-    judged = energy_far > LEAST_ENERGY
-    ratios = np.sort(energy_near[judged] / energy_far[judged])
-    if not ratios.size:
+    planes[:, :, -LAG:] = 0
+    numbers = planes.astype(np.float32)
+    squares = np.vecdot(numbers, numbers)  # of whole numbers, and below 2^24: exact in any order
+    sums = np.add.reduceat(squares, _bands(len(lines)), axis=1, dtype=np.float64)
+    ratios = []
+    for pixels, squares_far, squares_near in sums.T.tolist():
+        energy_far = squares_far / max(pixels, 1) - noise_energy
+        if energy_far > LEAST_ENERGY:
+            ratios.append((squares_near / pixels - noise_energy) / energy_far)
+    if not ratios:
         return None
-    ratio = min(max(float(ratios[round(QUANTILE * (ratios.size - 1))]), 0.0), 1.0)
+    ratios.sort()
+    ratio = min(max(ratios[round(QUANTILE * (len(ratios) - 1))], 0.0), 1.0)
     return max((math.sqrt(ratio) - 1 / LAG) / (1 - 1 / LAG), 0.0)
+
+
+@cache
+def _bands(lines: int) -> NDArray[np.intp]:
+    """Where each band begins."""
+    return np.linspace(0, lines, BANDS, endpoint=False).astype(np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +283,61 @@ _RULES = {
 }
 
 
+class _Limit(NamedTuple):
+    """A range of the card, ready to be held against many images. An open side is infinite."""
+
+    name: str
+    low: float
+    high: float
+    room: float  # how far inside counts as well inside
+    text: str
+    rule: _Rule
+
+    @classmethod
+    def of(cls, name: str, allowed: Range) -> Self:
+        low, high = allowed.at_least, allowed.at_most
+        if low is not None and high is not None:
+            room = (high - low) / 4
+        else:
+            (side,) = (side for side in (low, high) if side is not None)
+            room = abs(side) / 2
+        return cls(
+            name,
+            -math.inf if low is None else low,
+            math.inf if high is None else high,
+            room,
+            str(allowed),
+            _RULES[name],
+        )
+
+    def check(self, value: float) -> Check:
+        measured = round(value, 4)
+        if self.low <= value <= self.high:
+            return Check(self.name, measured, self.text, passed=True, unit=self.rule.unit)
+        return Check(
+            self.name,
+            measured,
+            self.text,
+            passed=False,
+            code=self.rule.below if value < self.low else self.rule.above,
+            unit=self.rule.unit,
+            advice=f"retake: {self.rule.advice}",
+        )
+
+    def margin(self, value: float) -> float:
+        """0 at a limit or beyond it, 1 well inside."""
+        distance = min(value - self.low, self.high - value)
+        if self.room == 0:
+            return float(distance >= 0)
+        return min(max(distance / self.room, 0.0), 1.0)
+
+
+@PerCard
+def _limits(limits: QualityLimits) -> tuple[_Limit, ...]:
+    """One for each measure, in the table's order."""
+    return tuple(_Limit.of(name, getattr(limits, name)) for name in _RULES)
+
+
 def judge(measures: Measures, limits: QualityLimits) -> tuple[list[Check], float]:
     """Hold the measures against the card's limits.
 
@@ -235,41 +349,9 @@ def judge(measures: Measures, limits: QualityLimits) -> tuple[list[Check], float
     """
     checks = []
     margins = []
-    for name, rule in _RULES.items():
-        value: float | None = getattr(measures, name)
-        if value is None:
-            continue
-        allowed: Range = getattr(limits, name)
-        holds = allowed.holds(value)
-        code = ""
-        if not holds:
-            low = allowed.at_least is not None and value < allowed.at_least
-            code = rule.below if low else rule.above
-        checks.append(
-            Check(
-                name=name,
-                measured=round(value, 4),
-                limit=str(allowed),
-                passed=holds,
-                code=code,
-                unit=rule.unit,
-                advice="" if holds else f"retake: {rule.advice}",
-            )
-        )
-        margins.append(_margin(value, allowed))
+    for limit in _limits(limits):
+        value: float | None = getattr(measures, limit.name)
+        if value is not None:
+            checks.append(limit.check(value))
+            margins.append(limit.margin(value))
     return checks, sum(margins) / len(margins)
-
-
-def _margin(value: float, allowed: Range) -> float:
-    """0 at a limit or beyond it, 1 well inside."""
-    low, high = allowed.at_least, allowed.at_most
-    if low is not None and high is not None:
-        distance, room = min(value - low, high - value), (high - low) / 4
-    elif low is not None:
-        distance, room = value - low, abs(low) / 2
-    else:
-        assert high is not None  # a range has a side
-        distance, room = high - value, abs(high) / 2
-    if room == 0:
-        return float(distance >= 0)
-    return min(max(distance / room, 0.0), 1.0)

@@ -10,6 +10,7 @@ Pure: no I/O, no clock. Every broken rule is named, not the first. Whatever is a
 review.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -123,7 +124,7 @@ def after_gate(
         candidate.so_far, gate=judgement, validate_ms=candidate.so_far.validate_ms + gate_ms
     )
     if judgement.passed:
-        return replace(candidate, so_far=verdict)
+        return Candidate(candidate.served, candidate.gate, candidate.prepared, verdict)
     return replace(
         verdict,
         outcome=Outcome.ABSTAINED,
@@ -136,31 +137,35 @@ def decide(
     candidate: Candidate, row: NDArray[np.float32], scores: Scores, model_ms: float
 ) -> Verdict:
     """The verdict, from the model's scores of this image, shape (labels,)."""
-    verdict = replace(
-        candidate.so_far,
+    so_far, card = candidate.so_far, candidate.served.card
+    values = row.tolist()  # a few numbers: Python's own functions are faster than an array's
+    if not all(map(math.isfinite, values)):
+        error = ModelNonfiniteOutput("the model's answer is not finite for this image")
+        return replace(
+            failed(candidate, error),
+            model_ms=model_ms,
+            inference_ms=scores.inference_ms,
+            batch_size=scores.batch_size,
+        )
+    labels = card.output.labels
+    confidence = max(values)
+    reasons = so_far.reasons
+    outcome = so_far.outcome
+    if confidence < card.confidence_threshold:
+        reasons = (*reasons, Reason.BELOW_THRESHOLD)
+        outcome = Outcome.ABSTAINED
+    best = labels[values.index(confidence)]
+    return replace(
+        so_far,
+        outcome=outcome,
+        prediction=best if outcome is Outcome.PREDICTED else None,
+        confidence=confidence,
+        scores=dict(zip(labels, values, strict=True)),
+        needs_review=bool(reasons),
+        reasons=reasons,
         model_ms=model_ms,
         inference_ms=scores.inference_ms,
         batch_size=scores.batch_size,
-    )
-    if not np.isfinite(row).all():
-        error = ModelNonfiniteOutput("the model's answer is not finite for this image")
-        return failed(replace(candidate, so_far=verdict), error)
-    labels = candidate.served.card.output.labels
-    best = int(row.argmax())
-    confidence = float(row[best])
-    reasons = verdict.reasons
-    outcome = verdict.outcome
-    if confidence < candidate.served.card.confidence_threshold:
-        reasons = (*reasons, Reason.BELOW_THRESHOLD)
-        outcome = Outcome.ABSTAINED
-    return replace(
-        verdict,
-        outcome=outcome,
-        prediction=labels[best] if outcome is Outcome.PREDICTED else None,
-        confidence=confidence,
-        scores=dict(zip(labels, map(float, row), strict=True)),
-        needs_review=bool(reasons),
-        reasons=reasons,
     )
 
 
@@ -195,12 +200,13 @@ def _reasons(findings: list[Finding]) -> tuple[Reason, ...]:
 
 def _in_order(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
     told = set(reasons)
-    return tuple(reason for reason in Reason if reason in told)
+    return tuple(reason for reason in Reason if reason in told) if told else ()
 
 
 def _recorded(facts: ImageFacts) -> ImageFacts:
     """The facts without the header's free text."""
     manufacturer = listed(facts.manufacturer)
-    if manufacturer in {"", UNLISTED}:
-        return replace(facts, manufacturer=manufacturer, manufacturer_model="")
-    return replace(facts, manufacturer=manufacturer)
+    model = "" if manufacturer in {"", UNLISTED} else facts.manufacturer_model
+    if (manufacturer, model) == (facts.manufacturer, facts.manufacturer_model):
+        return facts  # as of every JPEG and PNG
+    return replace(facts, manufacturer=manufacturer, manufacturer_model=model)

@@ -7,31 +7,21 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from configs.settings import LogSettings
 from deployments.telemetry import logs
 from deployments.telemetry.sink import LineSink
-from storage import schema
 from tests.api.house import House, open_house
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, copied for each test: migrating takes longer than a test."""
-    file = tmp_path_factory.mktemp("database") / "medai.db"
-    anyio.run(schema.upgrade, f"sqlite+aiosqlite:///{file}")
-    return file
 
 
 @pytest.fixture
 async def build(
-    empty_database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sqlite_template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> AsyncIterator[Callable[..., Any]]:
     """Makes a house with the options of `open_house`. What its start logs is thrown away."""
     file = tmp_path / "medai.db"
-    shutil.copy(empty_database, file)
+    shutil.copy(sqlite_template, file)
     async with AsyncExitStack() as stack:
 
         async def make(**options: Any) -> House:

@@ -21,7 +21,7 @@ from registry.catalogue import Catalogue
 from registry.contract import Scores, Tensors, Upload, Verdict
 from registry.lifecycle import ModelStatus
 from storage.database import Database
-from tests.api.house import LedgerTrail
+from tests.api.scripted import LedgerTrail
 
 
 class Core:

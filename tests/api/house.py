@@ -5,13 +5,13 @@ Users have tokens at once, because a log-in costs a hash; the log-in has tests o
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import httpx2
@@ -40,34 +40,15 @@ from deployments.telemetry.metrics_exposition import MetricsPage
 from deployments.telemetry.tracing import Tracing
 from registry.card import ModelCard
 from registry.catalogue import Catalogue
-from registry.contract import Check as Rule
-from registry.contract import (
-    GateVerdict,
-    ImageFacts,
-    ModelRef,
-    Outcome,
-    Reason,
-    Receipt,
-    Role,
-    Upload,
-    Validation,
-    Verdict,
-)
-from registry.errors import MedAIError
-from registry.events import (
-    CLI,
-    AuditAction,
-    AuditEvent,
-    ModelTransition,
-    NewModelVersion,
-    NewUser,
-)
+from registry.contract import ModelRef, Role
+from registry.events import CLI, AuditAction, AuditEvent, ModelTransition, NewModelVersion, NewUser
 from registry.lifecycle import ModelStatus
 from storage.audit import AuditRepository
 from storage.database import Database
 from storage.ledger import Ledger
 from storage.models import ModelRepository
 from storage.signing_keys import load_keys
+from tests.api.scripted import LedgerTrail, ScriptedScreening
 
 PASSWORD = "seven blue tractors sing at dawn"
 ROLES = {"ada": Role.ADMIN, "clara": Role.CLINICIAN, "carl": Role.CLINICIAN, "vera": Role.VIEWER}
@@ -75,89 +56,6 @@ UNLIMITED = RateLimitSettings(per_user="", per_address="", login="", login_per_a
 SMALL_KIB = 64  # Argon2's memory where the cost is not the point
 JPEG = {"Content-Type": "image/jpeg"}
 INFER = "/infer?model=cxr-pneumonia"
-
-
-class Writing(Protocol):
-    """A ledger, or the recorder around one."""
-
-    async def append(self, events: list[AuditEvent]) -> list[Receipt | MedAIError]:
-        """A receipt for each event, or what refused it."""
-        ...
-
-
-class LedgerTrail:
-    """The AuditWriter in process: the real ledger, one event at a time. `refuse` makes it fail."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.refuse: MedAIError | None = None
-        self.groups: list[int] = []  # sizes of what was to be recorded together
-        self._ledger: Writing = ledger
-
-    def write_through(self, writer: "Writing") -> None:
-        """Record by another writer from now on."""
-        self._ledger = writer
-
-    async def record(self, event: AuditEvent) -> Receipt:
-        if self.refuse is not None:
-            raise self.refuse
-        (outcome,) = await self._ledger.append([event])
-        if isinstance(outcome, MedAIError):
-            raise outcome
-        return outcome
-
-    async def record_all(self, events: Sequence[AuditEvent]) -> list[Receipt | MedAIError]:
-        if self.refuse is not None:
-            raise self.refuse
-        self.groups.append(len(events))
-        return await self._ledger.append(list(events))
-
-
-class ScriptedScreening:
-    """The Validator where the image is not the point: every upload gets the verdict set here."""
-
-    def __init__(self) -> None:
-        self.verdict: Callable[[Upload], Verdict] = predicted
-        self.uploads: list[Upload] = []
-
-    async def screen(self, upload: Upload) -> Verdict:
-        self.uploads.append(upload)
-        return self.verdict(upload)
-
-
-def facts(upload: Upload) -> ImageFacts:
-    return ImageFacts(sha256="ab" * 32, size_bytes=len(upload.body), format="JPEG", width=64)
-
-
-def predicted(upload: Upload) -> Verdict:
-    """A verdict with everything in it."""
-    checks = (
-        Rule("brightness", 0.47, "0.08 to 0.92", passed=True),
-        Rule("view", "AP", "PA", passed=False, code="WRONG_VIEW", advice="use PA"),
-    )
-    return Verdict(
-        outcome=Outcome.PREDICTED,
-        facts=facts(upload),
-        validation=Validation(is_valid=True, score=0.9, checks=checks),
-        prediction="PNEUMONIA",
-        confidence=0.75,
-        scores={"NORMAL": 0.25, "PNEUMONIA": 0.75},
-        threshold=0.5,
-        needs_review=True,
-        reasons=(Reason.OUTSIDE_INTENDED_USE,),
-        gate=GateVerdict(upload.model, "CXR", 0.99, 0.5, passed=True),
-        patient=upload.patient,
-        decode_ms=1.25,
-        inference_ms=1.0,
-    )
-
-
-def refused(error: MedAIError) -> Callable[[Upload], Verdict]:
-    """A verdict that is a problem."""
-
-    def verdict(upload: Upload) -> Verdict:
-        return Verdict(Outcome.REJECTED, facts(upload), patient=upload.patient, error=error)
-
-    return verdict
 
 
 @dataclass

@@ -14,7 +14,8 @@ from registry import errors
 from registry.contract import Outcome, Receipt, Upload, Verdict
 from registry.errors import AuditUnavailable, InferenceTimeout, MedAIError
 from registry.events import AuditAction, AuditEvent
-from tests.api.house import INFER, JPEG, House, LedgerTrail, facts, predicted
+from tests.api.house import INFER, JPEG, House
+from tests.api.scripted import LedgerTrail, facts, predicted
 
 BATCH = "/infer/batch?model=cxr-pneumonia"
 IMAGE = b"\xff\xd8\xff"

@@ -22,7 +22,8 @@ from deployments.client import Client, Problem, Unreachable, batches
 from registry.contract import Outcome, Upload, Verdict
 from registry.errors import UndecodableImage
 from registry.events import AuditAction
-from tests.api.house import PASSWORD, House, facts, predicted
+from tests.api.house import PASSWORD, House
+from tests.api.scripted import facts, predicted
 
 T = TypeVar("T")
 BAD = b"\xff\xd8\xffbad"

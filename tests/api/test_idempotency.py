@@ -23,7 +23,8 @@ from registry.errors import (
     Violation,
 )
 from registry.events import AuditAction
-from tests.api.house import INFER, House, facts, predicted, refused
+from tests.api.house import INFER, House
+from tests.api.scripted import facts, predicted, refused
 
 BATCH = "/infer/batch?model=cxr-pneumonia"
 IMAGE = b"\xff\xd8\xff"

@@ -21,7 +21,8 @@ from registry import errors
 from registry.contract import Outcome, Upload, Verdict
 from registry.errors import AuditUnavailable, MedAIError, Overloaded, Violation, leaves
 from registry.events import AuditAction
-from tests.api.house import INFER, JPEG, House, facts, refused
+from tests.api.house import INFER, JPEG, House
+from tests.api.scripted import facts, refused
 
 IMAGE = b"\xff\xd8\xff the rest of a JPEG"
 DICOM_START = b"\0" * 128 + b"DICM"

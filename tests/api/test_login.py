@@ -21,7 +21,8 @@ from registry.errors import AuditUnavailable, MedAIError
 from registry.events import AuditAction, AuditEvent
 from storage.accounts import FREE_FAILURES, AccountRepository
 from storage.database import Database
-from tests.api.house import PASSWORD, House, LedgerTrail, disable
+from tests.api.house import PASSWORD, House, disable
+from tests.api.scripted import LedgerTrail
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

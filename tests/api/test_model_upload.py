@@ -3,63 +3,19 @@
 import asyncio
 import os
 import time
-import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Any
 
-import httpx2
-import onnx
 import pytest
-import yaml
 
-from configs.settings import LimitSettings
 from deployments.api import model_upload
-from deployments.api.guard import GuardedRoute
-from deployments.api.model_form import MAX_CARD_BYTES, receive_model
-from deployments.api.uploads import FORM_OVERHEAD
 from registry.errors import AuditUnavailable
 from registry.events import AuditAction
 from tests.api.house import House
-from tests.inference.models import card as card_of
+from tests.api.model_forms import FORM, ROUTE, Upload, form, left, part, rules, upload
 from tests.inference.models import graph
 from tests.inference.test_onnx import endless
 
-ROUTE = "/admin/models"
-BOUNDARY = b"frontier"
-FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 REGISTRATIONS = (AuditAction.MODEL_REGISTERED, AuditAction.MODEL_VALIDATED)
-
-Upload = dict[str, tuple[str, bytes, str]]
-
-
-def upload(model: onnx.ModelProto | None = None, **changes: Any) -> Upload:
-    """The form of a small model and its card."""
-    content = (graph() if model is None else model).SerializeToString()
-    document = card_of(content).model_dump(mode="json", exclude_none=True) | changes
-    return form(yaml.safe_dump(document).encode(), content)
-
-
-def form(card: bytes, model: bytes) -> Upload:
-    return {
-        "card": ("card.yaml", card, "application/yaml"),
-        "model": ("model.onnx", model, "application/octet-stream"),
-    }
-
-
-def part(name: str, body: bytes) -> bytes:
-    head = b'--frontier\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
-    return head % name.encode() + body + b"\r\n"
-
-
-def left(house: House) -> list[str]:
-    """What lies in the model directory."""
-    directory = house.services.model_dir
-    return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
-
-
-def rules(answer: httpx2.Response) -> list[str]:
-    return [violation["rule"] for violation in answer.json()["violations"]]
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -192,118 +148,6 @@ async def test_what_is_refused_has_an_entry_of_what_was_broken(house: House) -> 
     assert entry["context"] == {"code": "invalid-model", "broken": ["sha256"]}
     assert entry["actor"]["id"] == str(house.users["ada"])
     assert "changes" not in entry
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "code"),
-    [
-        (part("card", b"x") + b"--frontier--\r\n", 422, "validation-failed"),
-        (part("model", b"x") + b"--frontier--", 422, "validation-failed"),
-        (part("card", b"") + part("model", b"x") + b"--frontier--", 422, "validation-failed"),
-        (b"--frontier--", 422, "validation-failed"),
-        (part("card", b"x") + part("card", b"x"), 422, "validation-failed"),
-        (part("card", b"x") + part("other", b"x"), 422, "validation-failed"),
-        (part("card", b"x") + part("model", b"x"), 400, "malformed-multipart"),
-        (part("card", b"x") + part("model", b"x") + b"--fron", 400, "malformed-multipart"),
-        (b"preamble" + part("card", b"x"), 400, "malformed-multipart"),
-        (part("card", b"x" * (MAX_CARD_BYTES + 1)), 413, "payload-too-large"),
-        (b"", 400, "malformed-multipart"),
-    ],
-)
-async def test_a_form_that_is_not_whole_is_refused(
-    house: House, body: bytes, status: int, code: str
-) -> None:
-    answer = await house.client("ada").post(ROUTE, content=body, headers=FORM)
-
-    assert answer.status_code == status, answer.text
-    assert answer.json()["type"].endswith(f"/{code}")
-    assert left(house) == []
-    again = await house.client("ada").post(ROUTE, content=body, headers=FORM)
-    assert again.status_code == status  # the turn was given back
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Content-Type": "application/json"},
-        {"Content-Type": "multipart/form-data"},
-        {**FORM, "Content-Encoding": "gzip"},
-    ],
-)
-async def test_a_body_of_another_kind_is_refused(house: House, headers: dict[str, str]) -> None:
-    answer = await house.client("ada").post(ROUTE, content=b"{}", headers=headers)
-
-    assert answer.status_code in {400, 415}
-    assert left(house) == []
-
-
-async def test_this_route_alone_takes_a_body_as_large_as_a_model(
-    build: Callable[..., Any],
-) -> None:
-    house: House = await build(limits=LimitSettings(max_model_bytes=1_000_000))
-    limit = 1_000_000 + MAX_CARD_BYTES + FORM_OVERHEAD
-    largest = {
-        route.path: (route.access.max_body_bytes, route.access.body_timeout_s)
-        for route in house.app.routes
-        if isinstance(route, GuardedRoute) and "POST" in (route.methods or ())
-    }
-    length = [
-        (b"content-length", b"%d" % (limit + 1)),
-        (b"content-type", FORM["Content-Type"].encode()),
-    ]
-
-    status, _, _ = await house.raw("POST", ROUTE, headers=length, username="ada", silent=True)
-    too_large = await house.client("ada").post(ROUTE, files=form(b"name: x", b"m" * 1_000_001))
-    elsewhere = await house.client("ada").post(f"{ROUTE}/tiny/halt", json={"reason": "x" * 100_000})
-
-    assert largest.pop(ROUTE) == (limit, model_upload.RECEIVE_WITHIN_S)
-    images = {path: size for path, (size, _) in largest.items() if path.startswith("/infer")}
-    others = {path: size for path, (size, _) in largest.items() if path not in images}
-    assert max(others.values()) <= 64 * 1024
-    assert len(images) == 2
-    assert {timeout for _, timeout in largest.values()} == {None}
-    assert status == 413  # before a byte of it was read
-    assert (too_large.status_code, rules(too_large)) == (413, ["model"])
-    assert elsewhere.status_code == 413
-
-
-async def test_a_body_that_comes_too_slowly_is_given_up_by_this_routes_own_limit(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model_upload, "RECEIVE_WITHIN_S", 0.4)
-    house: House = await build(limits=LimitSettings(body_timeout_s=0.1))
-    head = [(b"content-type", FORM["Content-Type"].encode())]
-    begun = [{"type": "http.request", "body": part("card", b"x"), "more_body": True}]
-    started = time.monotonic()
-
-    status, _, body = await house.raw(
-        "POST", ROUTE, begun, headers=head, username="ada", silent=True
-    )
-
-    assert status == 408
-    assert b"within 0.4 s" in body
-    assert time.monotonic() - started < 3
-    assert left(house) == []
-
-
-async def test_a_model_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
-    piece, count = os.urandom(2**16), 320  # 20 MiB
-
-    async def stream() -> AsyncIterator[bytes]:
-        yield part("card", b"a card") + part("model", b"")[:-2]
-        for _ in range(count):
-            yield piece
-        yield b"\r\n--frontier--\r\n"
-
-    card, model = tmp_path / "card", tmp_path / "model"
-    tracemalloc.start()
-    await receive_model(stream(), BOUNDARY, card=card, model=model, max_model_bytes=2**30)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-
-    assert model.read_bytes() == piece * count
-    assert card.read_bytes() == b"a card"
-    assert peak < 4 * 2**20
 
 
 async def test_one_model_at_a_time_and_the_next_hears_when_to_come_again(house: House) -> None:

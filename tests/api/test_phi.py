@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from registry import errors
-from tests.api.house import INFER, House, refused
+from tests.api.house import INFER, House
+from tests.api.scripted import refused
 
 CANARY = "ZZCANARY"
 NAME = f"{CANARY}^JOHN"

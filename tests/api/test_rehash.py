@@ -20,9 +20,6 @@ from registry.errors import DatabaseUnavailable, Overloaded, Unauthenticated
 from registry.events import AuditAction, NewUser
 from storage.accounts import Account, AccountRepository
 from tests.api.house import PASSWORD, SMALL_KIB, House, open_house
-from tests.storage.conftest import postgres, postgres_url, sqlite_template, sqlite_url, url
-
-__all__ = ["postgres", "postgres_url", "sqlite_template", "sqlite_url", "url"]
 
 Lines = Callable[[], list[dict[str, Any]]]
 

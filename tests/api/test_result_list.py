@@ -11,7 +11,8 @@ from deployments.api.result_list import ResultPage
 from registry.contract import Outcome, Upload, Verdict
 from registry.errors import AuditUnavailable, UndecodableImage
 from registry.events import AuditAction
-from tests.api.house import INFER, JPEG, House, facts, predicted, refused
+from tests.api.house import INFER, JPEG, House
+from tests.api.scripted import facts, predicted, refused
 
 IMAGE = b"\xff\xd8\xff"
 

@@ -8,7 +8,8 @@ from deployments.api.answers import ResultDetails
 from registry import errors
 from registry.errors import AuditUnavailable
 from registry.events import AuditAction
-from tests.api.house import INFER, JPEG, House, refused
+from tests.api.house import INFER, JPEG, House
+from tests.api.scripted import refused
 
 IMAGE = b"\xff\xd8\xff"
 

@@ -37,9 +37,9 @@ class Site:
 
 
 @pytest.fixture
-async def site(empty_database: Path, tmp_path: Path) -> AsyncIterator[Site]:
+async def site(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[Site]:
     file = tmp_path / "medai.db"
-    shutil.copy(empty_database, file)
+    shutil.copy(sqlite_template, file)
     core = Core(tmp_path)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(core.close)

@@ -20,9 +20,9 @@ DICOM = {"Content-Type": "application/dicom"}
 
 
 @pytest.fixture
-async def house(empty_database: Path, tmp_path: Path) -> AsyncIterator[House]:
+async def house(sqlite_template: Path, tmp_path: Path) -> AsyncIterator[House]:
     file = tmp_path / "medai.db"
-    shutil.copy(empty_database, file)
+    shutil.copy(sqlite_template, file)
     core = Core(tmp_path)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(core.close)

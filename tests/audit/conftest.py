@@ -1,9 +1,7 @@
 """A log with its key, its anchors and its verifier, and one who can write everything."""
 
 import json
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,25 +24,9 @@ from storage.hashchain import Frontier, canonical, entry_hash, genesis_hash, lea
 from storage.ledger import Ledger
 from storage.notes import VerifierKey
 from storage.tables import AuditCheckpoint, AuditLog, AuditState, InferenceResult, Table
+from tests.storage.conftest import clock, database, ledger, open_database, site, site_of, verdicts
 
-_spec = spec_from_file_location(
-    "tests_storage_conftest", Path(__file__).parent.parent / "storage" / "conftest.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-_storage = module_from_spec(_spec)
-sys.modules[_spec.name] = _storage
-_spec.loader.exec_module(_storage)
-
-# The databases and their site are those of tests/storage, until they stand in tests/conftest.py.
-globals().update(
-    {
-        name: value
-        for name, value in vars(_storage).items()
-        if type(value).__name__ == "FixtureFunctionDefinition"
-    }
-)
-
+__all__ = ["clock", "database", "ledger", "open_database", "site", "site_of", "verdicts"]
 
 Rows = list[dict[str, Any]]
 
@@ -102,6 +84,12 @@ class Log:
         assert isinstance(last, Receipt)
         return last
 
+    async def stored(self) -> list[AuditCheckpoint]:
+        """The checkpoints in the database, by size."""
+        async with self.database.reading() as session:
+            found = await session.scalars(select(AuditCheckpoint).order_by(AuditCheckpoint.size))
+            return list(found)
+
     async def events(self, count: int) -> Receipt:
         return await self.append(*(self.site.event() for _ in range(count)))
 
@@ -133,6 +121,15 @@ def log_of(clock: Any, tmp_path: Path) -> Callable[[Database], Log]:
         return Log(database, ledger, clock, tmp_path / "anchors.jsonl")
 
     return found
+
+
+@pytest.fixture
+async def checkpointer(log: Log, key: Ed25519PrivateKey) -> Checkpointer:
+    """Has made the first checkpoint; admits ten entries without one."""
+    checkpointer = log.checkpointer(key, at_most=10)
+    await checkpointer.open()
+    assert await checkpointer.now() is not None
+    return checkpointer
 
 
 class Audited:

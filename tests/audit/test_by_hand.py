@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.audit.verifier import url
+
 if TYPE_CHECKING:
     from conftest import Audited, Export
 
@@ -18,10 +20,7 @@ pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}"
 )
 
-
-@pytest.fixture
-def url(sqlite_url: str) -> str:
-    return sqlite_url
+__all__ = ["url"]
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from uuid_utils.compat import uuid7
 from registry.errors import AuditUnavailable, NotFound
 from storage.evidence import EvidenceReader
 from storage.tables import AuditLog, AuditSubject, InferenceResult, ModelVersion
+from tests.audit.verifier import OK
 
 if TYPE_CHECKING:
     from conftest import Case, Intruder, Log, Verify
-
-OK, TAMPERED, TRUNCATED, UNVERIFIABLE = range(4)
 
 
 async def test_it_proves_what_was_said_of_the_image(

@@ -10,17 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deployments import medai_verify
 from storage.notes import VerifierKey
+from tests.audit.verifier import TAMPERED, UNVERIFIABLE, url
 
 if TYPE_CHECKING:
     from conftest import Case, Verify
 
-TAMPERED, UNVERIFIABLE = 1, 3
-
-
-@pytest.fixture
-def url(sqlite_url: str) -> str:
-    """The verifier reads a file: for it, one database is like the other."""
-    return sqlite_url
+__all__ = ["url"]
 
 
 def mutations(value: Any) -> Iterator[Any]:

@@ -18,11 +18,11 @@ from registry.errors import AuditUnavailable
 from storage.hashchain import canonical, entry_hash, leaf_hash
 from storage.records import rfc3339
 from storage.tables import AuditLog
+from tests.audit.verifier import OK, TAMPERED, TRUNCATED, UNVERIFIABLE
 
 if TYPE_CHECKING:
     from conftest import Audited, Export, Intruder, Rows, Verify
 
-OK, TAMPERED, TRUNCATED, UNVERIFIABLE = range(4)
 K = 9  # the entry that is attacked; the log was signed at 7 and at 12, and has 15
 
 

@@ -1,4 +1,4 @@
-"""The databases of tests/storage, and the ground on which faults happen."""
+"""The ground on which faults happen, and a gateway on it."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,15 +15,6 @@ from tests.api.core import Core
 from tests.api.house import House, open_house
 from tests.faults.place import Ground
 from tests.postgres import PostgresServer
-from tests.storage.conftest import (
-    postgres,
-    postgres_url,
-    sqlite_template,
-    sqlite_url,
-    url,
-)
-
-__all__ = ["postgres", "postgres_url", "sqlite_template", "sqlite_url", "url"]
 
 
 @pytest.fixture

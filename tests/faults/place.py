@@ -25,7 +25,7 @@ from storage.database import Database
 from storage.signing_keys import load_keys
 from tests.faults.client_ledger import Balance, ClientLedger, balance
 from tests.postgres import PostgresServer
-from tests.storage.conftest import TEMPLATE, Site, TestClock
+from tests.storage.conftest import Site, TestClock
 from tests.storage.relay import Relay
 
 ROOT = Path(__file__).parents[2]
@@ -194,8 +194,7 @@ class Ground:
             url = f"sqlite+aiosqlite:///{file}"
         else:
             space = server.tablespace(name, volume) if volume else "pg_default"
-            server.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} TABLESPACE {space}")
-            url = server.url(name)
+            url = server.copy_template(name, space)
         database = Database(DatabaseSettings(), url)
         clock = TestClock()
         site = Site(database, clock)
@@ -210,7 +209,7 @@ class Ground:
                     await writer.ended(10)
             await database.close()
             if server is not None:
-                server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+                server.drop(name)
                 if volume is not None:
                     server.execute(f"DROP TABLESPACE {name}")
             shutil.rmtree(home)

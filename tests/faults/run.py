@@ -38,8 +38,7 @@ from tests.faults.serve_faults import DEPLOYMENTS, Site
 from tests.faults.table import shown
 from tests.faults.trial import Trial
 from tests.faults.writer_faults import back_up
-from tests.postgres import PostgresServer
-from tests.storage.conftest import TEMPLATE
+from tests.postgres import TEMPLATE, PostgresServer
 from tests.storage.relay import Line
 
 KILLS = 200  # at least

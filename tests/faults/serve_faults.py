@@ -215,8 +215,8 @@ def terminated(site: Site, tick: Callable[[], None] = quiet) -> Trial:
 def old_backup(site: Site, copy: Path, tick: Callable[[], None] = quiet) -> Trial:
     """The service starts on an older copy of its database than its anchors speak of.
 
-    It lives and says why it is not ready; nobody gets in, because nothing can be recorded. The
-    newest copy, put back, is taken.
+    It comes up read-only and says why it is not ready; nobody gets in, because nothing can be
+    recorded. The newest copy, put back, is taken.
     """
     trial = Trial("old backup restored", site.where, times=1)
     home, environment = site.service.home, site.service.environment
@@ -230,10 +230,13 @@ def old_backup(site: Site, copy: Path, tick: Callable[[], None] = quiet) -> Tria
         reason = _until_it_says(client, "older copy")
         trial.expect(bool(reason), "it did not say within 60 s that the database is older")
         trial.figures["it says"] = reason.partition(":")[0]
-        ready = client.get("/health/ready")
+        told = _until_printed(home / "old.log", "the audit log is read-only")
+        trial.expect(told, "it did not print within 60 s that it is read-only")
+        ready, startup = client.get("/health/ready"), client.get("/health/startup")
         form = {"username": "carl", "password": PASSWORD}
         refused = client.post("/auth/login", data=form)
     trial.expect(ready.status_code == UNAVAILABLE, f"ready said {ready.status_code}")
+    trial.expect(startup.status_code == httpx2.codes.OK, f"startup said {startup.status_code}")
     said = (refused.status_code, refused.headers.get("Content-Type"))
     trial.expect(said == (UNAVAILABLE, PROBLEM), f"a log-in was answered with {said}")
     for part in home.glob("medai.db*"):
@@ -271,6 +274,16 @@ def _starting(environment: dict[str, str], output: Path) -> Iterator[None]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(STOPPED_S + 10)
+
+
+def _until_printed(output: Path, words: str, within_s: float = 60) -> bool:
+    """Whether the service prints these words in time."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if words in output.read_text(errors="replace"):
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _until_it_says(client: httpx2.Client, words: str, within_s: float = 60) -> str:

@@ -15,22 +15,21 @@ import resource
 import signal
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
-
-from uuid_utils.compat import uuid7
 
 from configs.settings import DatabaseSettings
 from deployments.inference.recorder import Recorder, utc_now
 from deployments.telemetry.metrics import Instruments
-from registry.contract import ImageFacts, ModelRef, Outcome, Receipt, Role, Verdict
+from registry.contract import ModelRef, Receipt
 from registry.errors import MedAIError
-from registry.events import Actor, AuditAction, AuditEvent, NewResult
+from registry.events import AuditEvent
 from storage.anchors import AnchorFile
 from storage.checkpoints import Checkpointer, CheckpointPolicy
 from storage.database import Database
 from storage.signing_keys import load_keys
+from tests.storage.inferences import inference
 
 RETRY_S = 0.05
 POLICY = CheckpointPolicy(at_most=400, interval=timedelta(seconds=1))  # often, to be hit often
@@ -40,19 +39,6 @@ def say(line: str) -> None:
     """Tell whoever started this process."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
-
-
-def inference(user_id: UUID, model: ModelRef) -> AuditEvent:
-    """An event with a result."""
-    result_id = uuid7()
-    verdict = Verdict(Outcome.ABSTAINED, ImageFacts("cd" * 32, 1), patient="p1:00")
-    return AuditEvent(
-        event_id=result_id,
-        action=AuditAction.INFERENCE,
-        description="An image was sent for inference.",
-        actor=Actor("user", user_id, Role.CLINICIAN),
-        changes=(NewResult(result_id, model, verdict, user_id, datetime.now(UTC)),),
-    )
 
 
 class Load:

@@ -5,12 +5,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deployments import cli
+from deployments.doctor import examination
+from tests.ports import PORTS, free_port
+
+SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
+FAIL = "fail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +78,32 @@ def home(medai: Medai, prepared_home: Path, tmp_path: Path) -> Path:
     home = tmp_path / "home"
     shutil.copytree(prepared_home, home)
     return home
+
+
+Lines = dict[str, list[dict[str, Any]]]
+Doctor = Callable[..., Lines]
+
+
+@pytest.fixture
+def doctor(home: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
+    """Gives what `medai doctor` finds, by check; all but the topology's, which takes seconds."""
+    for name in PORTS:
+        monkeypatch.setenv(f"MEDAI_SERVER__{name}", str(free_port()))
+    monkeypatch.setattr(
+        examination, "CHECKS", [one for one in examination.CHECKS if one.name != "topology"]
+    )
+
+    def look(topology: Path = SHIPPED) -> Lines:
+        lines: Lines = {}
+        for one in examination.examine(topology):
+            lines.setdefault(one.check, []).append(asdict(one))
+        return lines
+
+    return look
+
+
+def faults(lines: Lines) -> dict[str, str]:
+    """What fails, with what was found."""
+    return {
+        name: one["found"] for name, found in lines.items() for one in found if one["state"] == FAIL
+    }

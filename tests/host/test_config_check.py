@@ -8,8 +8,7 @@ import yaml
 from configs.topology import GatewayTuning, ModelTuning, tuning_of
 from deployments.config_check import read_serve_config
 from registry.errors import InvalidConfiguration
-
-SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
+from tests.host.conftest import SHIPPED
 
 
 def refused(tmp_path: Path, text: str) -> str:

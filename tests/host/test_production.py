@@ -18,9 +18,9 @@ from deployments import production
 from deployments.ports import open_to_others
 from deployments.production import nodes_of, rays_without_token, refuse_unsafe
 from registry.errors import InvalidConfiguration
-from tests.host.conftest import Medai
+from tests.host.conftest import SHIPPED, Medai
+from tests.ports import free_port
 
-SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
 POSTGRESQL = "postgresql+asyncpg://medai_app:{}@db/medai?ssl=verify-full"
 APPLICATION: dict[str, Any] = yaml.safe_load(SHIPPED.read_text())["applications"][0]
 
@@ -44,13 +44,6 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(production, "DASHBOARD_PORT", free_port())
     return environment
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def faults(application: dict[str, Any] = APPLICATION, *, rays: bool = False) -> list[str]:

@@ -13,13 +13,27 @@ from tests.inference.files import film_jpeg, make_dicom
 from tests.inference.test_signature import chunk, png
 
 PIXELS = np.zeros((16, 16), np.uint16)
+BLOCK_BYTES = 1 << 24
+ADLER_BASE = 65521
+
+
+def deflated_zeros(size: int) -> bytes:
+    """So many zeros as raw deflate (RFC 1951). One block serves again and again: soon built."""
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(bytes(BLOCK_BYTES)) + packer.flush(zlib.Z_FULL_FLUSH)
+    count, rest = divmod(size, BLOCK_BYTES)
+    return block * count + packer.compress(bytes(rest)) + packer.flush()
+
+
+def packed_zeros(size: int) -> bytes:
+    """The same in zlib's frame (RFC 1950), with the check sum that so many zeros have."""
+    check = (size % ADLER_BASE) << 16 | 1
+    return b"\x78\xda" + deflated_zeros(size) + struct.pack(">I", check)
 
 
 def pixel_flood(side: int) -> bytes:
     """A one-bit PNG of `side` x `side` zeros: 50,000 a side are 304 KB, and 2.3 GB of bytes."""
-    row = bytes(1 + (side + 7) // 8)
-    packer = zlib.compressobj(9)
-    packed = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    packed = packed_zeros(side * (1 + (side + 7) // 8))
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND")
 
@@ -62,9 +76,8 @@ def deflate_bomb() -> bytes:
     head = head[:group_length_at] + struct.pack("<I", size) + head[group_length_at + 4 :]
     packer = zlib.compressobj(9, wbits=-15)
     element = struct.pack("<HH2sHI", 0x0009, 0x1010, b"OB", 0, 1 << 30)
-    packed = packer.compress(element)
-    packed += b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
-    return head + after + packed
+    packed = packer.compress(element) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + after + packed + deflated_zeros(1 << 30)
 
 
 def _end_of_meta(rest: bytes) -> int:

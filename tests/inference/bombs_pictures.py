@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.inference.bombs import PIXELS, rle
+from tests.inference.bombs import PIXELS, packed_zeros, rle
 from tests.inference.files import dicom_file, encoded, film_jpeg, film_pixels, make_dicom
 from tests.inference.test_signature import chunk, png
 
@@ -49,8 +49,7 @@ def exif_bomb() -> bytes:
 
 def profile_bomb() -> bytes:
     """A colour profile of 300 MB in 300 KB."""
-    packed = zlib.compress(bytes(300_000_000), 9)
-    profile = chunk(b"iCCP", b"p\0\0" + packed)
+    profile = chunk(b"iCCP", b"p\0\0" + packed_zeros(300_000_000))
     return png(60, 60, profile, chunk(b"IDAT", zlib.compress(bytes(61 * 60))), chunk(b"IEND"))
 
 

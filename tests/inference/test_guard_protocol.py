@@ -28,7 +28,7 @@ from registry.errors import (
     leaves,
 )
 from tests.inference.files import LIMITS, film_jpeg
-from tests.inference.test_guard import SPECS
+from tests.inference.guards import SPECS
 
 BODY = film_jpeg()
 WORK = Work(BODY, "image/jpeg", 1, hashlib.sha256(BODY).hexdigest(), SPECS)

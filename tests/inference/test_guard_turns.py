@@ -15,7 +15,7 @@ from deployments.telemetry.metrics import Instruments
 from registry.errors import Overloaded, UndecodableImage
 from tests.inference import bombs
 from tests.inference.files import FILM, LIMITS, dicom_file
-from tests.inference.test_guard import work, workers
+from tests.inference.guards import work, workers
 from tests.inference.ticks import until
 
 SMALL = work(dicom_file("MR_small.dcm"))

@@ -16,7 +16,7 @@ from deployments.inference.guard_protocol import PREFIX, pack_work, unpack_answe
 from deployments.inference.prepare import Prepared, Work
 from registry.errors import ImageTooLarge, MedAIError, UndecodableImage, UnsupportedMediaType
 from tests.inference.files import LIMITS, dicom_file, film_jpeg
-from tests.inference.test_guard import SPECS
+from tests.inference.guards import SPECS
 
 ROOT = Path(__file__).parents[2]
 

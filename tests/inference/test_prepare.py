@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deployments.inference.prepare import Work, file_facts, prepare, to_tensor
+from deployments.inference.quality import measure
 from registry.card import InputSpec
 from registry.errors import UnsupportedMediaType
 from tests.inference.files import FILM, LIMITS, decode, dicom_file, film_jpeg, photograph
@@ -61,8 +62,25 @@ def test_an_image_of_the_right_size_is_not_resampled() -> None:
     exact = GREY.model_copy(update={"height": 224, "width": 224})
 
     tensor = to_tensor(Image.fromarray(decode(film_jpeg()).pixels), exact)
+    (prepared,) = prepare(work(film_jpeg(), "image/jpeg", exact), LIMITS).tensors
 
-    assert np.array_equal(tensor[0], decode(film_jpeg()).pixels)
+    assert np.array_equal(tensor, decode(film_jpeg()).pixels[None])
+    assert np.array_equal(tensor, prepared)
+
+
+def test_an_image_of_the_right_size_still_gets_the_cards_colour() -> None:
+    exact = COLOUR.model_copy(update={"height": 224, "width": 224})
+
+    (colour,) = prepare(work(film_jpeg(), "image/jpeg", exact), LIMITS).tensors
+    grey, both = prepare(
+        work(
+            film_jpeg(), "image/jpeg", GREY.model_copy(update={"height": 224, "width": 224}), exact
+        ),
+        LIMITS,
+    ).tensors
+
+    assert (grey.shape, colour.shape, both.shape) == ((1, 224, 224), (3, 224, 224), (3, 224, 224))
+    assert np.array_equal(colour, both)
 
 
 def test_a_jpeg_is_decoded_smaller_only_where_every_card_allows_it() -> None:
@@ -90,6 +108,14 @@ def test_the_facts_carry_digest_and_size() -> None:
         prepared.facts, format="", width=0, height=0, bit_depth=0, photometric=""
     )
     assert min(prepared.decode_ms, prepared.measure_ms, prepared.preprocess_ms) > 0
+
+
+def test_the_measures_are_those_of_the_whole_image() -> None:
+    film = dicom_file(FILM)
+
+    prepared = prepare(work(film, "application/dicom", GREY), LIMITS)
+
+    assert prepared.measures == measure(decode(film).pixels)
 
 
 def test_a_refusal_comes_through() -> None:

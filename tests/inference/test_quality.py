@@ -104,6 +104,72 @@ def test_noise_is_estimated_to_a_tenth(sigma: int) -> None:
     assert measure(grainy).noise == pytest.approx(sigma / 255, rel=0.1)
 
 
+SHAPES = [(24, 24), (25, 31), (24, 256), (255, 33), (99, 100)]
+
+
+def textured(rows: int, columns: int) -> NDArray[np.uint8]:
+    """Waves with noise: no row or column of it is border."""
+    down, across = np.mgrid[:rows, :columns]
+    waves = 128 + 50 * np.sin(across / 7) + 40 * np.cos(down / 11)
+    grain = np.random.default_rng(3).normal(0, 3, (rows, columns))
+    picture: NDArray[np.uint8] = np.rint(waves + grain).astype(np.uint8)
+    return picture
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_noise_is_immerkaers_at_every_size(shape: tuple[int, int]) -> None:
+    picture = textured(*shape)
+
+    windows = np.lib.stride_tricks.sliding_window_view(picture.astype(int), (3, 3))
+    laplacians = np.einsum("ijkl,kl->ij", windows, [[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    expected = np.abs(laplacians).mean() * math.sqrt(math.pi / 2) / 6
+    assert measure(picture).noise == pytest.approx(expected / 255, rel=1e-12)
+
+
+def sharpness_by_definition(lines: NDArray[np.uint8], sigma: float) -> float:
+    """As the module tells it, line by line and in double precision."""
+    ratios = []
+    edge, x = 0.75 * lines.std(), lines[::2].astype(float)
+    starts = [math.floor(len(x) * band / 10) for band in range(10)]
+    for start, stop in zip(starts, [*starts[1:], len(x)], strict=True):
+        near, far = (x[start:stop, lag : lag - 4 or None] - x[start:stop, :-4] for lag in (1, 4))
+        counted = np.abs(far) <= edge
+        g_near, g_far = ((step[counted] ** 2).mean() - 2 * sigma**2 for step in (near, far))
+        ratios.append(g_near / g_far)
+    return max((math.sqrt(min(max(sorted(ratios)[6], 0), 1)) - 0.25) / 0.75, 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sharpness_and_motion_are_the_modules_formula_at_every_size(shape: tuple[int, int]) -> None:
+    picture = textured(*shape)
+
+    found = measure(picture)
+
+    assert found.noise is not None
+    both = [sharpness_by_definition(lines, 255 * found.noise) for lines in (picture, picture.T)]
+    assert max(both) > 0
+    assert (found.motion, found.sharpness) == pytest.approx(sorted(both), rel=1e-9)
+
+
+def test_measures_do_not_depend_on_how_the_pixels_lie_in_memory() -> None:
+    picture = textured(99, 200)
+    spread = np.zeros((99, 400), np.uint8)
+    spread[:, ::2] = picture
+
+    assert measure(np.asfortranarray(picture)) == measure(picture)
+    assert measure(spread[:, ::2]) == measure(picture)
+
+
+def test_a_border_is_measured_apart_from_what_is_inside() -> None:
+    inside = textured(120, 150)
+    framed = np.pad(inside, ((8, 0), (0, 20)), constant_values=255)
+
+    alone, found = measure(inside), measure(framed)
+
+    assert found.content == inside.size / framed.size
+    assert (found.noise, found.sharpness) == (alone.noise, alone.sharpness)
+
+
 def test_noise_alone_is_not_sharpness(film: NDArray[np.uint8]) -> None:
     blurred = moved(9, 1)(film)
 
@@ -249,6 +315,9 @@ def test_the_score_is_one_where_all_is_well_inside_and_falls_towards_a_limit() -
     assert at_limit == pytest.approx(10 / 11)
     assert halfway == pytest.approx(10.5 / 11)
     assert judge(measures(brightness=0.0), LIMITS)[1] == at_limit
+    one_sided = LIMITS.contrast.at_least
+    assert one_sided is not None
+    assert judge(measures(contrast=1.25 * one_sided), LIMITS)[1] == pytest.approx(10.5 / 11)
 
 
 def test_a_measure_that_could_not_be_taken_is_left_out() -> None:

@@ -1,86 +1,35 @@
-"""The rules of a verdict: every combination of quality, intended use, privacy, gate and scores."""
+"""The rules of a verdict: every combination of quality, intended use, gate and scores."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from configs.settings import PrivacySettings
-from deployments.inference.decoded import PatientFacts
-from deployments.inference.prepare import Prepared
-from deployments.inference.privacy_checks import Patients
-from deployments.inference.quality import measure
 from deployments.inference.refusals import refusal_again
-from deployments.inference.screening import (
-    Candidate,
-    after_gate,
-    decide,
-    failed,
-    screen,
-    unprepared,
-)
-from registry.card import (
-    Action,
-    AllowedRange,
-    AllowedValues,
-    Constraints,
-    ExcludedValues,
-    QualityLimits,
-    Range,
-)
-from registry.catalogue import Served
-from registry.contract import GateVerdict, ImageFacts, Outcome, Reason, Scores, Upload, Verdict
+from deployments.inference.screening import Candidate, after_gate, failed, unprepared
+from registry.card import Action, AllowedRange, AllowedValues, Constraints, QualityLimits, Range
+from registry.contract import GateVerdict, Outcome, Reason, Upload, Verdict
 from registry.errors import (
     Internal,
     ModelNonfiniteOutput,
     ModelUnavailable,
-    PhiInPixels,
     UndecodableImage,
     ValidationFailed,
 )
 from tests.inference.files import film_pixels
 from tests.inference.models import bundled
 from tests.inference.ruined import contrast, moved
-
-MODEL = bundled("cxr-pneumonia")
-SECONDARY = "SOP class"
-FACTS = ImageFacts("0" * 64, 1000, format="DICOM", modality="CR", body_part="CHEST", view="AP")
-POLICY = PrivacySettings()
-PATIENT = Patients(beside="p1:abc")
-
-
-def prepared(facts: ImageFacts = FACTS, *, age: float | None = 4.0, pixels: Any = None) -> Prepared:
-    return Prepared(
-        facts=facts,
-        patient=PatientFacts(age_years=age),
-        measures=measure(film_pixels() if pixels is None else pixels),
-        tensors=(),
-        decode_ms=1.0,
-        measure_ms=2.0,
-        preprocess_ms=3.0,
-    )
-
-
-def version(**changes: Any) -> Served:
-    return Served(MODEL.model, MODEL.card.model_copy(update=changes), MODEL.path)
-
-
-def candidate(served: Served = MODEL, **options: Any) -> Candidate:
-    stage = screen(served, None, prepared(**options), PATIENT, POLICY)
-    assert isinstance(stage, Candidate), stage
-    return stage
-
-
-def refused(served: Served = MODEL, privacy: PrivacySettings = POLICY, **options: Any) -> Verdict:
-    stage = screen(served, None, prepared(**options), PATIENT, privacy)
-    assert isinstance(stage, Verdict), stage
-    return stage
-
-
-def scored(under_test: Candidate, *scores: float) -> Verdict:
-    row = np.array(scores, np.float32)
-    return decide(under_test, row, Scores(row[None], 5.0, 7), 9.0)
+from tests.inference.screened import (
+    FACTS,
+    MODEL,
+    POLICY,
+    SECONDARY,
+    candidate,
+    refused,
+    scored,
+    version,
+)
 
 
 def test_a_good_film_is_predicted_with_all_its_figures() -> None:
@@ -115,6 +64,10 @@ def test_a_score_at_the_threshold_is_enough() -> None:
     assert (
         scored(candidate(version(confidence_threshold=0.75)), 0.25, 0.75).prediction == "PNEUMONIA"
     )
+
+
+def test_of_equal_scores_the_first_label_is_predicted() -> None:
+    assert scored(candidate(), 0.5, 0.5).prediction == "NORMAL"
 
 
 def test_every_broken_rule_is_reported_at_once() -> None:
@@ -221,98 +174,10 @@ def test_reasons_add_up() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("burned_in", "captures", "declared", "captured", "expected"),
-    [
-        ("refuse", "accept", "YES", "", Action.REFUSE),
-        ("review", "accept", "YES", "", Action.REVIEW),
-        ("accept", "refuse", "YES", SECONDARY, Action.IGNORE),
-        ("refuse", "refuse", "NO", SECONDARY, Action.IGNORE),
-        ("refuse", "refuse", "", "", Action.IGNORE),
-        ("accept", "refuse", "", SECONDARY, Action.REFUSE),
-        ("refuse", "review", "", SECONDARY, Action.REVIEW),
-        ("refuse", "accept", "", SECONDARY, Action.IGNORE),
-    ],
-)
-def test_what_pixels_may_tell_of_a_patient_follows_the_sites_policy(
-    burned_in: str, captures: str, declared: str, captured: str, expected: Action
-) -> None:
-    facts = replace(FACTS, burned_in_annotation=declared, secondary_capture=captured)
-    privacy = PrivacySettings(burned_in_annotation=burned_in, secondary_capture=captures)
+def test_a_manufacturer_by_its_name_in_the_list_keeps_its_model() -> None:
+    facts = replace(FACTS, manufacturer="Siemens", manufacturer_model="X")
 
-    stage = screen(MODEL, None, prepared(facts), Patients(), privacy)
-
-    if expected is Action.REFUSE:
-        assert isinstance(stage, Verdict)
-        assert isinstance(stage.error, PhiInPixels)
-        assert stage.error.violations[0].rule in {"burned_in_annotation", "secondary_capture"}
-        assert stage.error.violations[0].advice
-    else:
-        assert isinstance(stage, Candidate)
-        expected_reasons = (Reason.PHI_IN_PIXELS,) if expected is Action.REVIEW else ()
-        assert stage.so_far.reasons == expected_reasons
-        assert stage.so_far.needs_review is (expected is Action.REVIEW)
-
-
-OTHER_PATIENT = Patients(beside="p1:" + "a" * 32, in_header="p1:" + "b" * 32)
-
-
-def test_two_patients_for_one_image_are_refused_and_neither_is_told() -> None:
-    verdict = screen(MODEL, None, prepared(), OTHER_PATIENT, POLICY)
-
-    assert isinstance(verdict, Verdict)
-    assert verdict.outcome is Outcome.REJECTED
-    assert isinstance(verdict.error, ValidationFailed)
-    assert verdict.validation is not None
-    assert verdict.validation.error_codes == ("PATIENT_MISMATCH",)
-    assert verdict.patient == OTHER_PATIENT.beside
-    assert "aaaa" not in str(verdict.error)
-    assert "bbbb" not in str(verdict.error)
-
-
-@pytest.mark.parametrize(
-    ("policy", "reasons"), [("review", (Reason.PATIENT_MISMATCH,)), ("accept", ())]
-)
-def test_a_site_may_have_two_patients_reviewed_or_accept_them(
-    policy: str, reasons: tuple[Reason, ...]
-) -> None:
-    privacy = PrivacySettings(patient_mismatch=policy)
-
-    stage = screen(MODEL, None, prepared(), OTHER_PATIENT, privacy)
-
-    assert isinstance(stage, Candidate)
-    assert stage.so_far.reasons == reasons
-
-
-@pytest.mark.parametrize(
-    "patients",
-    [
-        Patients("p1:abc", "p1:abc"),
-        Patients("p1:abc", None),
-        Patients(None, "p1:abc"),
-        Patients("p2:abc", "p1:def"),  # of two keys: nobody can tell
-        Patients(),
-    ],
-)
-def test_one_patient_is_no_finding(patients: Patients) -> None:
-    stage = screen(MODEL, None, prepared(), patients, POLICY)
-
-    assert isinstance(stage, Candidate)
-    assert stage.so_far.patient == (patients.beside or patients.in_header)
-    assert "patient_id" not in [check.name for check in stage.so_far.validation.checks]  # type: ignore[union-attr]  # it was validated
-
-
-def test_free_text_of_the_manufacturer_is_not_recorded() -> None:
-    canary = replace(FACTS, manufacturer="CANARY JOHN", manufacturer_model="CANARY JANE")
-    rule = ExcludedValues(excluded=("ACME",))
-
-    stage = candidate(version(constraints=Constraints(manufacturer=rule)), facts=canary)
-    known = candidate(facts=replace(canary, manufacturer="SIEMENS Canary", manufacturer_model="X"))
-
-    assert "CANARY" not in repr(stage.so_far).upper()
-    assert stage.so_far.facts.manufacturer == "unlisted"
-    assert known.so_far.facts.manufacturer == "Siemens"
-    assert known.so_far.facts.manufacturer_model == "X"
+    assert candidate(facts=facts).so_far.facts == facts
 
 
 def judgement(*, passed: bool) -> GateVerdict:
@@ -345,8 +210,9 @@ def test_a_gate_that_fails_is_our_failure() -> None:
     assert isinstance(stage.error, ModelUnavailable)
 
 
-def test_an_answer_that_is_not_finite_is_our_failure() -> None:
-    verdict = scored(candidate(), np.nan, np.nan)
+@pytest.mark.parametrize("scores", [(np.nan, np.nan), (0.2, np.nan), (np.inf, 0.8)])
+def test_an_answer_that_is_not_finite_is_our_failure(scores: tuple[float, float]) -> None:
+    verdict = scored(candidate(), *scores)
 
     assert verdict.outcome is Outcome.FAILED
     assert isinstance(verdict.error, ModelNonfiniteOutput)

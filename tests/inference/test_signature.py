@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.inference.signature import HEAVY_BYTES, SLOW_BYTES, Signature, signature
+from deployments.inference.signature import (
+    HEAVY_BYTES,
+    HEAVY_SCANS,
+    SLOW_BYTES,
+    Signature,
+    signature,
+)
 from tests.inference.files import HEAD_CT, dicom_file, encoded, film_jpeg, photograph
 
 UNREAD_JPEG = Signature("image/jpeg", slow=True)
@@ -94,6 +100,16 @@ def test_many_scans_make_a_jpeg_heavy() -> None:
 
     assert not signature(ordinary).heavy
     assert signature(ordinary + b"\xff\xda" * 20).heavy
+
+
+@pytest.mark.parametrize("before", [b"", b"\0"])
+@pytest.mark.parametrize("between", [b"", b"\0"])
+def test_every_scan_counts_wherever_in_the_file_it_is(before: bytes, between: bytes) -> None:
+    picture = film_jpeg() + before
+    allowed = HEAVY_SCANS - picture.count(b"\xff\xda")
+
+    assert not signature(picture + (between + b"\xff\xda") * allowed).heavy
+    assert signature(picture + (between + b"\xff\xda") * (allowed + 1)).heavy
 
 
 def test_metadata_before_the_picture_is_stepped_over() -> None:

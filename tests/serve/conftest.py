@@ -7,12 +7,11 @@ an operator goes: environment, command line, HTTP.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,12 @@ import httpx2
 import psutil
 import pytest
 
+from tests.ports import PORTS, free_ports
 from tests.telemetry.collector import Collector
 
 READY_S = 240.0  # a cluster starts in 10 s; on a machine that others use, in minutes
 STOP_S = 40.0
 PASSWORD = "correct horse battery staple lamp"
-PORTS = ("PORT", "FALLBACK_PORT", "HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "METRICS_PORT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +75,6 @@ def medai(
         check=False,
         timeout=60,
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on at this moment, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def environment_for(home: Path) -> dict[str, str]:

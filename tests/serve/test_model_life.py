@@ -1,99 +1,32 @@
 """Models changed in a running service: no request fails, and each answer names who made it."""
 
 import itertools
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-import yaml
 from httpx2 import Client
 
-from tests.serve.challengers import NAME, challenger
-from tests.serve.conftest import PASSWORD, Service, environment_for, medai, running
+from tests.serve.challengers import NAME
+from tests.serve.conftest import Service, running
 from tests.serve.films import INFER, film
+from tests.serve.hospital import JPEG, done, two_replicas, under_load, wait_for, with_challengers
 
 pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(400)]
 
-JPEG = {"Content-Type": "image/jpeg"}
-CALLERS = 4
 SWAPS = 10
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass
-class Load:
-    """What callers saw while models changed."""
-
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def hospital(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with two replicas of the chest model, and three versions approved by two people."""
     home = tmp_path_factory.mktemp("hospital")
-    environment = environment_for(home / "home")
-    topology = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    (application,) = topology["applications"]
-    application["args"]["models"] = {NAME: {"threads": 1}}
-    deployments = [one for one in application["deployments"] if "body-part" not in one["name"]]
-    for one in deployments:
-        if NAME in one["name"]:
-            del one["autoscaling_config"]
-            one["num_replicas"] = 2
-    application["deployments"] = deployments
-    file = home / "two_replicas.yaml"
-    file.write_text(yaml.safe_dump(topology))
-    carl = ("users", "add", "carl", "--role", "clinician", "--password-stdin")
-    anna = ("users", "add", "anna", "--role", "admin", "--password-stdin")
-    for arguments in (("init", "--no-admin"), carl, anna):
-        done(medai(environment, *arguments, text=PASSWORD))
-    for version, shift in (("1.1.0", 0.5), ("1.2.0", -0.5)):
-        directory = challenger(home / version, version, shift)
-        done(medai(environment, "models", "register", str(directory)))
-        by_anna = ("--as", "anna", "--password-stdin")
-        done(medai(environment, "models", "approve", NAME, version, *by_anna, text=PASSWORD))
+    environment = with_challengers(template, home, {"1.1.0": 0.5, "1.2.0": -0.5})
+    file = two_replicas(home)
     with running(environment, home / "server.log", "--config", str(file)) as service:
         yield service
-
-
-def done(command: "subprocess.CompletedProcess[str]") -> str:
-    """The output of a command that succeeded."""
-    assert command.returncode == 0, command.stderr
-    return command.stdout
-
-
-@contextmanager
-def under_load(service: Service) -> Iterator[Load]:
-    """Callers who send one film after the other until the end."""
-    load, stop, lock = Load(), threading.Event(), threading.Lock()
-
-    def call() -> None:
-        with service.client("carl") as client:
-            while not stop.is_set():
-                response = client.post(INFER, content=film(), headers=JPEG)
-                with lock:
-                    if response.status_code == 200:
-                        load.answers.append(response.json())
-                    else:
-                        load.failures.append(response.text)
-
-    callers = [threading.Thread(target=call) for _ in range(CALLERS)]
-    for caller in callers:
-        caller.start()
-    try:
-        yield load
-    finally:
-        stop.set()
-        for caller in callers:
-            caller.join()
 
 
 def resident_mb(service: Service) -> float:
@@ -101,14 +34,6 @@ def resident_mb(service: Service) -> float:
     replicas = service.replicas(f"OnnxModel:{NAME}")
     assert len(replicas) == 2
     return sum(replica.memory_info().rss for replica in replicas) / 2**20
-
-
-def wait_for(condition: Callable[[], bool], limit_s: float) -> None:
-    """Return once the condition holds; fail where it does not within the limit, in seconds."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < limit_s
-        time.sleep(0.02)
 
 
 def test_ten_activations_under_load_fail_no_request(hospital: Service) -> None:

@@ -3,10 +3,12 @@
 import concurrent.futures
 import json
 import time
+from pathlib import Path
 
 import pytest
 from httpx2 import Client, Response
 
+from tests.serve.challengers import challenger
 from tests.serve.conftest import PASSWORD, Service
 from tests.serve.films import INFER, ROUTER, corrupt, film, film_file, washed_out
 from tests.telemetry.collector import Collector
@@ -113,6 +115,28 @@ def test_a_token_is_worth_nothing_after_logout(service: Service) -> None:
         assert client.post("/auth/logout").is_success
 
         assert send(client, film()).status_code == 401
+
+
+def test_a_model_arrives_through_the_proxy_checked_and_registered(
+    service: Service, tmp_path: Path
+) -> None:
+    version = challenger(tmp_path / "version", "9.9.9", 0.5)
+    parts = {
+        "card": ("card.yaml", (version / "card.yaml").read_bytes(), "application/yaml"),
+        "model": ("model.onnx", (version / "model.onnx").read_bytes(), "application/octet-stream"),
+    }
+
+    with service.client("carl") as clinician:
+        assert clinician.post("/admin/models", files=parts).status_code == 403
+    with service.client("anna") as admin:
+        uploaded = admin.post("/admin/models", files=parts, timeout=60)
+        again = admin.post("/admin/models", files=parts, timeout=60)
+        versions = admin.get("/models/cxr-pneumonia").json()["versions"]
+
+    assert uploaded.status_code == 201, uploaded.text
+    assert again.status_code == 409
+    assert {one["version"]: one["status"] for one in versions}["9.9.9"] != "active"
+    assert service.medai("audit", "verify").returncode == 0
 
 
 def test_the_replicas_own_port_asks_for_a_token_as_well(service: Service) -> None:

@@ -8,42 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.serve.challengers import NAME, challenger
-from tests.serve.conftest import PASSWORD, Service, environment_for, medai, running
+from tests.serve.challengers import NAME
+from tests.serve.conftest import Service, running
 from tests.serve.films import INFER, film
-from tests.serve.test_model_life import JPEG, Load, done, under_load, wait_for
+from tests.serve.hospital import (
+    JPEG,
+    Load,
+    done,
+    two_replicas,
+    under_load,
+    wait_for,
+    with_challengers,
+)
 
 pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).parents[2]
 LOAD_S = 10.0
 SHIFT = 3.0  # of the second label's logit, -1.5 on the film: the decision becomes the other one
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(template: Path, tmp_path: Path) -> Path:
     """A home with a clinician, an administrator and an approved challenger."""
-    environment = environment_for(tmp_path / "home")
-    carl = ("users", "add", "carl", "--role", "clinician", "--password-stdin")
-    anna = ("users", "add", "anna", "--role", "admin", "--password-stdin")
-    for arguments in (("init", "--no-admin"), carl, anna):
-        done(medai(environment, *arguments, text=PASSWORD))
-    directory = challenger(tmp_path / "1.1.0", "1.1.0", SHIFT)
-    done(medai(environment, "models", "register", str(directory)))
-    by_anna = ("--as", "anna", "--password-stdin")
-    done(medai(environment, "models", "approve", NAME, "1.1.0", *by_anna, text=PASSWORD))
-    topology = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    (application,) = topology["applications"]
-    application["args"]["models"] = {NAME: {"threads": 1}}
-    deployments = [one for one in application["deployments"] if "body-part" not in one["name"]]
-    for one in deployments:
-        if NAME in one["name"]:
-            del one["autoscaling_config"]
-            one["num_replicas"] = 2
-    application["deployments"] = deployments
-    (tmp_path / "two_replicas.yaml").write_text(yaml.safe_dump(topology))
+    environment = with_challengers(template, tmp_path, {"1.1.0": SHIFT})
+    two_replicas(tmp_path)
     (tmp_path / "environment.json").write_text(json.dumps(environment))
     return tmp_path
 

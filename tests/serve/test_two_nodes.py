@@ -17,8 +17,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.ports import free_ports
 from tests.serve.changes import load, wait_until
-from tests.serve.conftest import Service, copy_of, free_ports, medai, wait_until_ready
+from tests.serve.conftest import Service, copy_of, medai, wait_until_ready
 
 pytestmark = [pytest.mark.serve, pytest.mark.long, pytest.mark.timeout(580)]
 

@@ -1,19 +1,13 @@
-"""Real databases, both kinds, each test with its own; and the events that go into them.
+"""Databases that are open, and the events that go into them.
 
-PostgreSQL comes from a wheel: one server a test run, reached by a Unix socket in a directory of its
-own, and a copy of a migrated template for each test. Every database fixture sees at the end that no
-connection stayed checked out.
+Every database fixture sees at the end that no connection stayed checked out.
 """
 
-import asyncio
-import shutil
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from hypothesis import settings
@@ -47,60 +41,13 @@ from registry.events import (
     TokenRevoked,
 )
 from registry.lifecycle import ModelStatus
-from storage import schema
 from storage.database import Database
 from storage.ledger import Ledger, append_once
 from storage.verify import Report, verify
-from tests.postgres import PostgresServer
 from tests.storage.intruder import Intruder
 
 settings.register_profile("medai", deadline=None)  # a busy machine is not a wrong one
 settings.load_profile("medai")
-
-TEMPLATE = "medai_template"
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A running PostgreSQL with a migrated template and the role the server uses."""
-    directory = Path(tempfile.mkdtemp(prefix="medai-pg-", dir="/tmp"))  # short: sockets
-    server = PostgresServer(directory)
-    server.start()
-
-    server.execute(f"CREATE ROLE {schema.APP_ROLE} LOGIN", f"CREATE DATABASE {TEMPLATE}")
-    asyncio.run(schema.upgrade(server.url(TEMPLATE)))
-    yield server
-    server.stop()
-    shutil.rmtree(directory)
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    asyncio.run(schema.upgrade(f"sqlite+aiosqlite:///{path}"))
-    return path
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
-    path = tmp_path / "medai.db"
-    shutil.copy(sqlite_template, path)
-    return f"sqlite+aiosqlite:///{path}"
-
-
-@pytest.fixture
-def postgres_url(postgres: PostgresServer) -> Iterator[str]:
-    name = f"t{uuid4().hex}"
-    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield postgres.url(name)
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def url(request: pytest.FixtureRequest) -> str:
-    """A migrated database of its own, on each kind in turn."""
-    found: str = request.getfixturevalue(f"{request.param}_url")
-    return found
 
 
 OpenDatabase = Callable[..., Database]

@@ -20,7 +20,9 @@ from storage.tables import AuditLog
 from storage.verify import verify
 
 if TYPE_CHECKING:
-    from conftest import OpenDatabase, PostgresServer, Site, TestClock
+    from conftest import OpenDatabase, Site, TestClock
+
+    from tests.postgres import PostgresServer
 
 KILLS = 10
 SCRIPT = Path(__file__).with_name("writer_process.py")

@@ -26,7 +26,9 @@ from storage.verify import verify
 from tests.storage.relay import Line, Relay
 
 if TYPE_CHECKING:
-    from conftest import OpenDatabase, PostgresServer, Site, TestClock
+    from conftest import OpenDatabase, Site, TestClock
+
+    from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.postgres
 

@@ -26,7 +26,9 @@ from storage.ledger import Ledger
 from storage.tables import Table
 
 if TYPE_CHECKING:
-    from conftest import OpenDatabase, PostgresServer, Site, TestClock
+    from conftest import OpenDatabase, Site, TestClock
+
+    from tests.postgres import PostgresServer
 
 ROOT = Path(schema.__file__).parents[1]
 

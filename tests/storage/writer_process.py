@@ -8,27 +8,13 @@ import sys
 from datetime import UTC, datetime
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
 from configs.settings import DatabaseSettings
-from registry.contract import ImageFacts, ModelRef, Outcome, Receipt, Role, Verdict
-from registry.events import Actor, AuditAction, AuditEvent, NewResult
+from registry.contract import ModelRef, Receipt
 from storage.database import Database
 from storage.ledger import Ledger
+from tests.storage.inferences import inference
 
 GROUP = 16
-
-
-def inference(user_id: UUID, model: ModelRef) -> AuditEvent:
-    result_id = uuid7()
-    verdict = Verdict(Outcome.ABSTAINED, ImageFacts("cd" * 32, 1), patient="p1:00")
-    return AuditEvent(
-        event_id=result_id,
-        action=AuditAction.INFERENCE,
-        description="An image was sent for inference.",
-        actor=Actor("user", user_id, Role.CLINICIAN),
-        changes=(NewResult(result_id, model, verdict, user_id, datetime.now(UTC)),),
-    )
 
 
 async def main(url: str, user_id: UUID, model_id: UUID) -> None:

@@ -1,13 +1,14 @@
 """What a collector of traces does, as far as a test needs it."""
 
 import http.server
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.ports import free_port
 
 
 class Collector:
@@ -54,13 +55,6 @@ class Collector:
 def _component(resource: Any) -> str:
     named = {one.key: one.value.string_value for one in resource.resource.attributes}
     return str(named["medai.component"])
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def parsed(body: bytes) -> Any:

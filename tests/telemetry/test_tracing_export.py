@@ -17,7 +17,8 @@ from deployments.telemetry.tracing_attributes import SpanName
 from deployments.telemetry.tracing_context import SAMPLED, TRACEPARENT, carried_trace, trace_id
 from deployments.telemetry.tracing_export import CLOSE_S, exporting
 from deployments.telemetry.tracing_start import start_tracing
-from tests.telemetry.collector import Collector, free_port, parsed
+from tests.ports import free_port
+from tests.telemetry.collector import Collector, parsed
 
 Lines = Callable[[], list[dict[str, Any]]]
 
