@@ -22,6 +22,7 @@ from deployments.commands_models import initialise, models
 from deployments.commands_models_baseline import baseline as model_baseline
 from deployments.commands_models_check import check as check_model
 from deployments.commands_models_shadow import shadow as shadow_model
+from deployments.commands_recover import recover as recover_log
 from deployments.production import refuse_unsafe
 from deployments.reporting import reported
 from deployments.serving import CONFIG, become_server
@@ -43,6 +44,7 @@ models.command("check")(check_model)
 models.command("shadow")(shadow_model)
 models.command("baseline")(model_baseline)
 app.add_typer(models, name="models")
+audit.command("recover")(recover_log)
 app.add_typer(audit, name="audit")
 app.add_typer(db, name="db")
 app.add_typer(bench, name="bench")

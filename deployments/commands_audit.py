@@ -48,16 +48,18 @@ def verify_log(
 ) -> None:
     """Check every entry of the log, and every record against the log.
 
-    Exit codes: 0 all right, 1 tampered with (or the database cannot be read), 2 the log is not the
+    Entries that were given up as lost after a restore are named, and are all right. Exit codes:
+    0 all right, 1 tampered with (or the database cannot be read), 2 the log is not the
     one its anchors speak of: entries were cut off or rewritten.
     """
     settings = Settings.load()
 
     async def work() -> tuple[Report, MedAIError | None]:
         async with opened(settings) as database:
-            report = await verify(database)
+            anchors = AnchorFile(settings.anchor_file)
+            report = await verify(database, anchors)
             try:
-                await startup_check(database, AnchorFile(settings.anchor_file))
+                await startup_check(database, anchors)
             except AuditUnavailable as behind:
                 return report, behind
             return report, None
@@ -326,6 +328,8 @@ def _print(report: Report) -> None:
     hidden = report.problem_count - len(report.problems)
     if hidden:
         console.print(f"[red]and {hidden} more[/red]")
+    for recovery in report.recoveries:
+        console.print(str(recovery), style="yellow", markup=False, soft_wrap=True)
     console.print(f"log       {report.origin}")
     console.print(f"entries   {report.entries}")
     console.print(f"tip       {report.tip.hex()}")
@@ -342,4 +346,5 @@ def _document(report: Report) -> dict[str, Any]:
         "intact": report.intact,
         "problem_count": report.problem_count,
         "problems": [asdict(problem) for problem in report.problems],
+        "recovered": [recovery.document() for recovery in report.recoveries],
     }

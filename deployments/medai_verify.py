@@ -13,6 +13,10 @@ computes (docs/audit.md tells more):
 The chain finds what was changed inside the log. A log that was cut, or written anew with new
 hashes, agrees with itself; the signed checkpoints find it, and those that were kept outside the
 database (anchors) find it also where the database's own were removed.
+
+Where an old backup was restored for good, two administrators gave the entries after it up: an entry
+`log.recovery` names the anchored head that was lost. It excuses the anchors up to that head, and
+nothing else, once a later head is signed; the gap is always reported.
 """
 
 import argparse
@@ -69,6 +73,9 @@ kinds of damage:
   epoch      a writer wrote after it had been replaced
   genesis    this is not the log the key belongs to
   anchors    the anchor file was not only added to
+  recovery   entries were given up as lost, but not those that were anchored, or by one person
+
+lost entries that two administrators gave up after a restore are no damage: see "recovered"
 """
 _DECODE = json.JSONDecoder().raw_decode
 _ENTRY, _LEAF, _NODE = b"medaiflow/audit/entry/v1\n", b"\x00", b"\x01"
@@ -217,6 +224,8 @@ class LogCheck:
         self.signed = {"checkpoint": 0, "anchor": 0}  # the largest size verified, by source
         self.signed_at: datetime | None = None
         self.clock_steps: list[int] = []
+        self.recovered: list[dict[str, Any]] = []  # entries that were given up as lost
+        self.has_anchors, self.restarts = False, 0  # restarts: anchors right after a given up head
         self.missing, self.awaited, self.records = 0, "", False
         self.seq, self.ts, self.epoch = 0, "", 0
         self.tip = sha256(b"medaiflow/audit/genesis/v1\n" + self.origin.encode())
@@ -234,6 +243,7 @@ class LogCheck:
             self.tip, self.signed = bytes.fromhex(state["tip"]), state["signed"]
             self.tree = Tree(self.seq, map(bytes.fromhex, state["nodes"]))
             keys = [Key(*key) for key in state["keys"]]
+            self.recovered = state.get("recovered", [])
         except (ValueError, KeyError, TypeError):
             raise Unverifiable("the state cannot be read") from None
         if not {key.vkey for key in self.keys} <= {key.vkey for key in keys}:
@@ -251,6 +261,7 @@ class LogCheck:
             "nodes": [node.hex() for node in self.tree.nodes],
             "keys": [(key.vkey, key.first, key.last) for key in self.keys],
             "signed": self.signed,
+            "recovered": self.recovered,
         }
 
     def find(self, seq: int, kind: str, message: str) -> None:
@@ -267,7 +278,9 @@ class LogCheck:
                 anchor = json.loads(line)
                 note, before = anchor["note"], size
                 size = size_of(note)
-                if anchor["prior"] != prior or size <= before:
+                grows = size > before or anchor.get("recovers") == before
+                self.restarts += "recovers" in anchor
+                if anchor["prior"] != prior or not grows:
                     self.find(0, "anchors", f"line {number} does not follow the line before it")
                 yield size, note
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -287,6 +300,9 @@ class LogCheck:
         """Walk exports that continue each other, and the anchors beside them."""
         self.coming = self.anchors(anchors)
         self.anchor = next(self.coming, None)
+        self.has_anchors = self.anchor is not None
+        for known in self.recovered:
+            self.lose(known, verified=True)
         self.reach(self.seq)
         end, there = 0, self.seq
         for lines in files:
@@ -376,7 +392,7 @@ class LogCheck:
             self.find(seq, "column", f"not what the entry says: {wrong}")
         if ts < self.ts:
             back = datetime.fromisoformat(self.ts) - datetime.fromisoformat(ts)
-            if action == "log.clock_step" and context["last"] == self.ts:
+            if action in {"log.clock_step", "log.recovery"} and context["last"] == self.ts:
                 self.clock_steps.append(seq)
             elif back > CLOCK_TOLERANCE:
                 self.find(seq, "clock", f"time went back by {back}")
@@ -386,8 +402,68 @@ class LogCheck:
             self.find(1, "genesis", "the first entry does not begin this log")
         if action == "key.rotated":
             self.rotate(seq, context["note"])
+        if action == "log.recovery":
+            self.recover(seq, ts, context, previous=row[11])
         self.ts, self.epoch = ts, payload["epoch"]
         self.awaited = result["record_hash"] if result and self.records else ""
+
+    def recover(self, seq: int, ts: str, context: dict[str, Any], *, previous: str) -> None:
+        """Entry `seq` gives up the entries of an anchored head that is longer than the log was."""
+        size, lost_size, root = context["size"], context["lost_size"], context["lost_root"]
+        accepted_by = [context["requested_by"], context["approved_by"]]
+        if [size, context["tip"]] != [seq - 1, previous]:
+            self.find(seq, "recovery", "it names another end of the log than the entry before it")
+        elif not 0 < lost_size - size == context["lost"]:
+            self.find(seq, "recovery", "it gives up no entries, or not as many as it says")
+        elif accepted_by[0] == accepted_by[1]:
+            self.find(seq, "recovery", "one person alone gave the entries up")
+        else:
+            gap = {
+                "seq": seq,
+                "first_lost": seq,
+                "last_lost": lost_size,
+                "anchored_at": context["lost_at"] or None,
+                "accepted_by": accepted_by,
+                "accepted_at": ts,
+                "reason": context["reason"],
+                "lost_root": bytes.fromhex(root).hex(),
+            }
+            self.recovered.append(gap)
+            self.lose(gap)
+
+    def lose(self, gap: dict[str, Any], *, verified: bool = False) -> None:
+        """Pass over the anchors that were given up: from the first beyond the log to the named one.
+
+        After a second restore the line of an earlier recovery may be among them, so sizes may fall.
+        """
+        first, last = gap["first_lost"], gap["last_lost"]
+        root = base64.b64encode(bytes.fromhex(gap["lost_root"])).decode()
+        largest, restarts = 0, self.restarts
+        while self.anchor is not None and (self.anchor[0] >= first or not largest):
+            size, note = self.anchor
+            self.anchor = next(self.coming, None)
+            if size < first:
+                continue
+            largest = max(largest, size)
+            signed = verified or self.is_signed(note, size)
+            if signed and note.split("\n")[1:3] == [str(last), root]:
+                return
+        if largest >= last or self.restarts > restarts:
+            self.find(gap["seq"], "recovery", "it gives up a head that was not anchored")
+        elif self.has_anchors:
+            self.doubts.add(f"entry {gap['seq']} gives up a head that is newer than the anchors")
+
+    def is_signed(self, note: str, size: int) -> bool:
+        """Whether the log's key has signed this head; says so where not."""
+        try:
+            head_of(note, self.keys)
+        except InvalidSignature:
+            self.find(size, "signature", "a checkpoint is not signed by the log's key")
+        except Unverifiable as doubt:
+            self.doubts.add(str(doubt))
+        else:
+            return True
+        return False
 
     def rotate(self, seq: int, note: str) -> None:
         """From entry `seq` on, the key that the old key names here signs for the log."""
@@ -458,14 +534,13 @@ class LogCheck:
         stored = [(size, note) for size, notes in self.heads.items() for note in notes]
         anchored = [self.anchor] if self.anchor is not None else []
         for size, note in (*stored, *anchored, *self.coming):
-            try:
-                head_of(note, self.keys)
-            except InvalidSignature:
-                self.find(size, "signature", "a checkpoint is not signed by the log's key")
-            except Unverifiable as doubt:
-                self.doubts.add(str(doubt))
-            else:
+            if self.is_signed(note, size):
                 expected = max(expected, size)
+        for gap in self.recovered:
+            if gap["seq"] > max(self.signed.values()):  # whoever has the database can write it
+                expected = max(expected, gap["last_lost"])
+                if gap["last_lost"] <= self.seq:
+                    self.find(gap["seq"], "recovery", "no signed checkpoint confirms it")
         self.missing = max(0, expected - self.seq, self.start - there)
         if not self.missing:  # else the export may have been cut between an entry and its record
             self.expect_no_record()
@@ -490,6 +565,7 @@ class LogCheck:
             "not_yet_signed": self.seq - max(self.signed.values()),
             "missing": self.missing,
             "clock_steps": self.clock_steps,
+            **({"recovered": self.recovered} if self.recovered else {}),
             "doubts": sorted(self.doubts),
             "findings": self.findings[:100],
             "finding_count": len(self.findings),
@@ -633,6 +709,12 @@ def shown(item: Any) -> str:
     """One line for people. What is in a file must not write on their terminal."""
     if isinstance(item, dict) and "kind" in item and "seq" in item:
         item = f"entry {item['seq']}: {item['kind']}: {item['message']}"
+    elif isinstance(item, dict) and "last_lost" in item:
+        one, other = item["accepted_by"]
+        item = (
+            f"entries {item['first_lost']}-{item['last_lost']} are lost; accepted by {one} and"
+            f" {other} on {item['accepted_at']} (entry {item['seq']})"
+        )
     text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
     return text if text.isprintable() else json.dumps(item)
 

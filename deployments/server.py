@@ -3,7 +3,8 @@
 1. check      file, ports, database, every model: what is wrong is said before Ray starts
 2. start      Ray with a private directory, Serve, the application of `serve_config.yaml`
 3. watch      a replica that cannot start gives its reason in one line
-4. serve      until SIGTERM or Ctrl-C
+4. serve      until SIGTERM or Ctrl-C; read-only, until a person has helped, where the log is behind
+              its anchors
 5. drain      refuse new requests, finish those in progress, flush the audit log
 6. end        Serve and Ray; `runs.Run.close` ends whatever is still there
 """
@@ -12,11 +13,13 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import re
 import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,21 @@ APPLICATION = "medai"
 OBJECT_STORE_BYTES = 200 * 2**20  # hops go by value (gRPC); only Ray's own small objects are here
 READY_TIMEOUT_S = 120.0
 POLL_S = 0.2
+POLL_READ_ONLY_S = 2.0
 OURS = re.compile(r"registry\.errors\.(\w+): (.+)")
 ANY_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception)): (.*)$", re.MULTILINE)
 
+READ_ONLY = "read_only"  # the condition, as `api.health` says it
+
 Say = Callable[[str], None]
+
+
+class Standing(Enum):
+    """How the application stands."""
+
+    UNREADY = auto()
+    READ_ONLY = auto()
+    READY = auto()
 
 
 class Server:
@@ -73,8 +87,7 @@ class Server:
         async with self._running_ray():
             self._listen_for_signals()  # again: Ray has put its own handlers in place of ours
             self._deploy()
-            if await self._until_ready():
-                self._say(f"ready in {time.monotonic() - started:.1f} s at {self.url}")
+            if await self._until_ready(started):
                 await self._stop.wait()
                 self._say("stopping: requests in progress are finished first")
                 await self._drain()
@@ -129,10 +142,14 @@ class Server:
         assert controller is not None  # serve.start has just made it
         controller.deploy_apps(self._schema, _blocking=False)
 
-    async def _until_ready(self) -> bool:
-        """Wait for the application. False if told to stop meanwhile."""
+    async def _until_ready(self, started: float) -> bool:
+        """Wait for the application, and say how it stands. False if told to stop before it was up.
+
+        Read-only is up: it answers what it can, for as long as nobody has helped.
+        """
         said: set[str] = set()
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        deadline, poll_s = time.monotonic() + READY_TIMEOUT_S, POLL_S
+        up = False
         async with httpx2.AsyncClient(timeout=2) as client:
             while not self._stop.is_set():
                 status = serve.status().applications.get(APPLICATION)
@@ -142,23 +159,29 @@ class Server:
                         self._say(reason)
                     if status.status == "DEPLOY_FAILED":
                         raise Failed("; ".join(sorted(said)) or "the application did not start")
-                    if status.status == "RUNNING" and await self._answers(client):
+                    standing = await self._standing(client) if status.status == "RUNNING" else None
+                    if standing is Standing.READY:
+                        took = "" if up else f" in {time.monotonic() - started:.1f} s"
+                        self._say(f"ready{took} at {self.url}")
                         return True
+                    if standing is Standing.READ_ONLY and not up:
+                        self._say(f"up at {self.url}; {self._unready}")
+                        up, deadline, poll_s = True, math.inf, POLL_READ_ONLY_S
                 if time.monotonic() > deadline:
                     raise Failed(
                         f"not ready within {READY_TIMEOUT_S:g} s: "
                         + ("; ".join(sorted(said)) or self._unready or "see the log lines above")
                     )
-                await asyncio.sleep(POLL_S)
-        return False
+                await asyncio.sleep(poll_s)
+        return up
 
-    async def _answers(self, client: httpx2.AsyncClient) -> bool:
+    async def _standing(self, client: httpx2.AsyncClient) -> Standing:
         try:
             response = await client.get(f"{self.url}/health/ready")
         except httpx2.HTTPError:
-            return False
+            return Standing.UNREADY
         self._unready = failing(response)
-        return response.status_code == httpx2.codes.OK
+        return standing_of(response)
 
     async def _drain(self) -> None:
         gateways = serve.get_deployment_handle("Gateway", APPLICATION)
@@ -192,6 +215,18 @@ def reasons(status: ApplicationStatusOverview) -> set[str]:
     if not lines and status.status == "DEPLOY_FAILED":
         lines.add(_reason(status.message) or "the application did not start")
     return lines
+
+
+def standing_of(response: httpx2.Response) -> Standing:
+    """What an answer of /health/ready says."""
+    if response.status_code == httpx2.codes.OK:
+        return Standing.READY
+    try:
+        conditions = {said["condition"] for said in response.json()["checks"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):  # not our gateway's
+        return Standing.UNREADY
+    read_only = READ_ONLY in conditions and conditions <= {"ok", READ_ONLY}
+    return Standing.READ_ONLY if read_only else Standing.UNREADY
 
 
 def failing(response: httpx2.Response) -> str:

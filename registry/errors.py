@@ -15,7 +15,9 @@ Rules this file keeps:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
+
+READ_ONLY: Final = "anchored log"  # the rule that a log behind its anchors breaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +305,13 @@ class InferenceTimeout(Failed):
 
     code = "inference-timeout"
     title = "Deadline passed"
+
+
+def is_read_only(error: MedAIError) -> bool:
+    """Whether the log is behind its anchors: what is there can be read, and nothing recorded."""
+    return isinstance(error, AuditUnavailable) and any(
+        violation.rule == READ_ONLY for violation in error.violations
+    )
 
 
 def leaves(root: type[MedAIError] = MedAIError) -> frozenset[type[MedAIError]]:

@@ -25,6 +25,7 @@ class AuditAction(StrEnum):
     WRITER_START = "log.writer_start"
     WRITER_STOP = "log.writer_stop"
     CLOCK_STEP = "log.clock_step"
+    LOG_RECOVERY = "log.recovery"
     LOGIN_OK = "login.ok"
     LOGIN_FAILED = "login.failed"
     LOGIN_LOCKED = "login.locked"

@@ -5,6 +5,7 @@ One line a checkpoint, a JSON object:
     note      the signed note, `storage.notes`
     frontier  base64 of the Merkle tree's frontier at that size; its root is the note's
     prior     hex SHA-256 of the line before, without its line feed; of nothing for the first line
+    recovers  only where entries were given up as lost: the size that the line before spoke of
 
 The file is only ever added to, each line by one write that is on the disk before anybody hears of
 it. It belongs on another volume than the database, under another owner or append-only, because it
@@ -32,8 +33,8 @@ from sqlalchemy import func, select
 from registry.errors import AuditUnavailable, Violation
 from storage.database import Database
 from storage.hashchain import Frontier
-from storage.heads import Diverged, Head, read_head, tip_at
-from storage.notes import Checkpoint, Note, VerifierKey, open_checkpoint
+from storage.heads import Behind, Diverged, Head, read_head, tip_at
+from storage.notes import Checkpoint, Note, VerifierKey, claimed_time, open_checkpoint
 from storage.tables import AuditCheckpoint, AuditState
 
 FIRST = hashlib.sha256().hexdigest()  # what the first line follows
@@ -44,10 +45,18 @@ _TAIL = 65_536  # a line is below 4 KiB
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """One line: a signed head, and the tree at that head."""
+    """One line: a signed head, and the tree at that head.
+
+    Attributes:
+        note: The signed head.
+        frontier: The tree at that head.
+        recovers: The size of the line before, where the log goes on without the entries that it
+            spoke of (`storage.recovery`).
+    """
 
     note: Note
     frontier: Frontier
+    recovers: int | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -56,14 +65,14 @@ class Anchor:
 
     def line(self, prior: str) -> str:
         """The line, without its line feed."""
-        return json.dumps(
-            {
-                "note": str(self.note),
-                "frontier": base64.b64encode(self.frontier.to_bytes()).decode(),
-                "prior": prior,
-            },
-            separators=(",", ":"),
-        )
+        document: dict[str, str | int] = {
+            "note": str(self.note),
+            "frontier": base64.b64encode(self.frontier.to_bytes()).decode(),
+            "prior": prior,
+        }
+        if self.recovers is not None:
+            document["recovers"] = self.recovers
+        return json.dumps(document, separators=(",", ":"))
 
     @classmethod
     def parse(cls, line: bytes) -> tuple[Self, str]:
@@ -74,12 +83,14 @@ class Anchor:
             nodes = base64.b64decode(document["frontier"], validate=True)
             checkpoint = Checkpoint.parse(note.text)
             frontier = Frontier.of_bytes(checkpoint.size, nodes)
-            prior = str(document["prior"])
+            prior, recovers = str(document["prior"]), document.get("recovers")
         except (KeyError, TypeError, AttributeError):
             raise ValueError("an anchor has a note, a frontier and a prior") from None
         if frontier.root() != checkpoint.root:
             raise ValueError("the frontier is not that of the note")
-        return cls(note, frontier), prior
+        if recovers is not None and not (isinstance(recovers, int) and recovers > 0):
+            raise ValueError("what is recovered is a number of entries")
+        return cls(note, frontier, recovers), prior
 
 
 class AnchorFile:
@@ -113,6 +124,8 @@ class AnchorFile:
     def append(self, anchor: Anchor) -> str | None:
         """Add one line; gives it, or None where the file has come as far already.
 
+        An anchor that `recovers` goes back: it is added only after the line that it gives up.
+
         Raises:
             AuditUnavailable: It could not be brought to the disk, and doing it again is safe; or
                 the file is not the one it was, and is left alone.
@@ -144,7 +157,8 @@ class AnchorFile:
                     if not _is_whole(line):
                         continue
                     anchor, prior = _parsed(line)
-                    if prior != expected or anchor.checkpoint.size <= size:
+                    grows = anchor.checkpoint.size > size or anchor.recovers == size
+                    if prior != expected or not grows:
                         raise _damaged(f"line {number} does not follow the one before")
                     expected, size = _hash(line), anchor.checkpoint.size
                     yield anchor
@@ -157,9 +171,12 @@ class AnchorFile:
             raise _damaged("lines are gone")
         if last is not None:
             here, there = anchor.checkpoint, last.checkpoint
-            if here.origin != there.origin or (here.size == there.size and here != there):
+            if anchor.recovers is not None and anchor.recovers != there.size:
+                raise _damaged("it has another last line than the one that was given up")
+            forks = here.size == there.size and here != there and anchor.recovers is None
+            if here.origin != there.origin or forks:
                 raise _damaged("it is of another log")
-            if here.size <= there.size:
+            if here.size <= there.size and anchor.recovers is None:
                 os.fsync(descriptor)  # it may have been written by a try whose fsync failed
                 self._size = there.size
                 return None
@@ -205,13 +222,13 @@ async def startup_check(
     try:
         head = await read_head(database, await _known(database, last))
         if head is not None and public is not None:
-            _check_key(head, VerifierKey(head.origin, public), last)
+            check_key(head, VerifierKey(head.origin, public), last)
     except Diverged as diverged:
         raise diverged.refusal() from None
     return head
 
 
-def _check_key(head: Head, key: VerifierKey, last: Anchor | None) -> None:
+def check_key(head: Head, key: VerifierKey, last: Anchor | None) -> None:
     """See that `key` signs for the log after the entries that were read for `head`."""
     before = head.rotations[0].old if head.rotations else key
     if last is not None:
@@ -232,14 +249,16 @@ async def _known(database: Database, last: Anchor | None) -> Head | None:
                 raise Diverged("the anchor file is missing", limit=f"anchors up to entry {size}")
             return None
         checkpoint = last.checkpoint
-        size = await session.scalar(select(AuditState.size))
+        state = (await session.execute(select(AuditState.origin, AuditState.size))).first()
         tip = await tip_at(session, checkpoint.size)
+    if state is not None and state.origin != checkpoint.origin:
+        raise Diverged("the database holds another audit log", state.origin, checkpoint.origin)
+    size = 0 if state is None else state.size
+    if tip is None and size >= checkpoint.size:
+        raise Diverged("an entry is missing", limit=f"entry {checkpoint.size}")
     if tip is None:
-        raise Diverged(
-            "the audit log was cut, or is an older copy",
-            f"{size or 0} entries",
-            f"{checkpoint.size} entries or more, says the last anchor",
-        )
+        signed = claimed_time(last.note)
+        raise Behind(size, checkpoint.size, f"{signed:%Y-%m-%dT%H:%M:%SZ}" if signed else "")
     return Head(checkpoint.origin, tip, last.frontier)
 
 

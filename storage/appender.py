@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from uuid_utils.compat import uuid7
 
 from registry.contract import Receipt
-from registry.errors import DatabaseUnavailable, MedAIError
+from registry.errors import Conflict, DatabaseUnavailable, MedAIError
 from registry.events import SYSTEM, AuditAction, AuditEvent, ContextValue
 from storage.chain import Chain, advance, lock, origin_of
 from storage.database import Database
@@ -106,6 +106,26 @@ class Appender:
             if after.size > before.size:
                 await advance(session, before, after)
         return after
+
+    async def go_on(self, draft: Draft, *, size: int, tip: bytes) -> None:
+        """Record one event right after entry `size`, and fence every writer.
+
+        For `storage.recovery`: nothing comes between, also where the clock went back.
+
+        Raises:
+            Conflict: The log does not end there any longer.
+            AuditUnavailable: The log does not end where its state says.
+            DatabaseUnavailable: Nothing was recorded, or nobody knows.
+        """
+        async with self._database.transaction() as session:
+            before = await lock(session)
+            if (before.size, before.tip_hash) != (size, tip):
+                raise Conflict("the audit log has moved meanwhile: begin again")
+            after = before.copy()
+            after.epoch += 1
+            rows = await compose(session, after, [draft], at=self._now(), software=self._software)
+            await advance(session, before, after)
+            await write(session, rows)
 
     async def _place(self, session: AsyncSession, chain: Chain, drafts: Sequence[Draft]) -> Chain:
         """Insert `drafts` after `chain`, leaving out the refused; gives the tip after them."""

@@ -9,6 +9,8 @@ Rules this file keeps:
 - Nothing is signed that was not read: each new payload is hashed, and the tree must grow out of the
   one signed last (`storage.heads`). A log that does not is refused for good; the service goes on
   reading and records nothing.
+- Nothing is signed before the log was found to continue its anchors (`open`): whoever signs a log
+  that was cut or rewritten makes it a good one.
 - What the writer saw committed must be in what is signed, so the entries since the last checkpoint
   cannot be exchanged behind its back either.
 - Where the head cannot be anchored, that is told at each try; after `patience` nothing may be
@@ -90,6 +92,7 @@ class Checkpointer:
         self._monotonic = monotonic
         self._known: Head | None = None  # read and found to continue the one before
         self._in_force: VerifierKey | None = None  # the key that signs at the known head
+        self._opened = False
         self._signed_size = 0
         self._newest: Receipt | None = None
         self._waiting_since: float | None = None  # the oldest entry without an anchor
@@ -113,6 +116,7 @@ class Checkpointer:
         self._signed_size = 0 if last is None else last.checkpoint.size
         if head is not None:
             self._known, self._in_force = head, VerifierKey(head.origin, public)
+        self._opened = True
 
     def observe(self, receipt: Receipt) -> None:
         """Hear of a commit. Of a group, the receipt with the highest number is enough."""
@@ -175,12 +179,14 @@ class Checkpointer:
         """Make a checkpoint, at a stop or before an archive; None where there is nothing new.
 
         Raises:
-            AuditUnavailable: The head cannot be anchored, or is not one to sign.
+            AuditUnavailable: The head cannot be anchored, is not one to sign, or nothing is open.
             DatabaseUnavailable: The database is away.
         """
         async with self._one_at_a_time:
             if self._refusal is not None:
                 raise self._refusal
+            if not self._opened:
+                raise AuditUnavailable("the log was not compared with its anchors yet")
             try:
                 return await self._make()
             except Diverged as diverged:
@@ -200,11 +206,13 @@ class Checkpointer:
     async def close(self) -> None:
         """Make the last checkpoint, after the writer's last entry, and let `run` end.
 
-        Quiet where it cannot be made: the alarm hears of it, and the next start makes it.
+        None where the log was never opened. Quiet where it cannot be made: the alarm hears of it,
+        and the next start makes it.
         """
         self._closed = True
         self._due.set()
-        await self._attempt()
+        if self._opened:
+            await self._attempt()
 
     async def rotate(
         self,
@@ -248,7 +256,7 @@ class Checkpointer:
 
     def _is_due(self) -> bool:
         now = self._monotonic()
-        if self._refusal is not None or now < self._retry_at:
+        if not self._opened or self._refusal is not None or now < self._retry_at:
             return False
         waited_s = now - self._looked_at
         many = self._unanchored() * 2 >= self._policy.at_most
@@ -264,21 +272,9 @@ class Checkpointer:
         if head.size == self._signed_size:
             self._done(head)
             return None
-        checkpoint = Checkpoint(head.origin, head.size, head.frontier.root())
-        at = self._now()
-        note = sign(checkpoint, self._key, at=at)
-        line = await asyncio.to_thread(self._anchors.append, Anchor(note, head.frontier))
-        if line is not None:
-            self._report(line)
-        async with self._database.transaction() as session:
-            await insert_if_absent(
-                session,
-                AuditCheckpoint,
-                size=checkpoint.size,
-                root=checkpoint.root,
-                note=str(note),
-                created_at=at,
-            )
+        checkpoint = await publish(
+            self._database, self._anchors, head, self._key, at=self._now(), report=self._report
+        )
         self._done(head)
         return checkpoint
 
@@ -296,3 +292,45 @@ class Checkpointer:
         self._looked_at = self._monotonic()
         behind = self._newest is not None and self._newest.seq > head.size
         self._waiting_since = self._looked_at if behind else None
+
+
+async def publish(
+    database: Database,
+    anchors: AnchorFile,
+    head: Head,
+    key: Ed25519PrivateKey,
+    *,
+    at: datetime,
+    report: Callable[[str], None],
+    recovers: int | None = None,
+) -> Checkpoint:
+    """Sign a head, anchor it, tell of it and store it, in this order.
+
+    Args:
+        database: Where the log is.
+        anchors: The file outside the database.
+        head: What was read and found good.
+        key: The log's own signing key.
+        at: The time, aware.
+        report: Takes the anchor's line, where one was added.
+        recovers: See `Anchor`.
+
+    Raises:
+        AuditUnavailable: It could not be anchored.
+        DatabaseUnavailable: It is anchored and not stored. Doing it again is safe.
+    """
+    checkpoint = Checkpoint(head.origin, head.size, head.frontier.root())
+    note = sign(checkpoint, key, at=at)
+    line = await asyncio.to_thread(anchors.append, Anchor(note, head.frontier, recovers))
+    if line is not None:
+        report(line)
+    async with database.transaction() as session:
+        await insert_if_absent(
+            session,
+            AuditCheckpoint,
+            size=checkpoint.size,
+            root=checkpoint.root,
+            note=str(note),
+            created_at=at,
+        )
+    return checkpoint

@@ -79,6 +79,7 @@ CODES: Mapping[str, Coded] = {  # by the subject of an action, and by the action
     "log": Coded("", "", "E"),
     "log.genesis": _LOG_STARTED,
     "log.writer_start": _LOG_STARTED,
+    "log.recovery": _LOG_STARTED,
     "log.writer_stop": Coded(_ALERT, "110133", "E"),
     "key": Coded(_ALERT, "110129", "E"),
     "config": Coded(_ALERT, "110129", "E"),

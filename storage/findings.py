@@ -18,6 +18,7 @@ class Flaw(StrEnum):
     RECORD = "record"  # a row is not the one that was recorded
     MISSING = "missing"  # an entry's row is gone
     UNRECORDED = "unrecorded"  # a row has no entry
+    RECOVERY = "recovery"  # entries were given up as lost, but not those that were anchored
     SUBJECT = "subject"  # a result's patient is not the one that was recorded
 
 

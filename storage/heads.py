@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from registry.contract import Receipt
-from registry.errors import AuditUnavailable, Violation
+from registry.errors import READ_ONLY, AuditUnavailable, Violation
 from registry.events import AuditAction
 from storage.database import Database
 from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
@@ -44,6 +44,30 @@ class Diverged(Exception):
     def refusal(self) -> AuditUnavailable:
         """What the outside hears. Nothing to wait for: it is for good."""
         return AuditUnavailable(self._detail, (self._violation,))
+
+
+class Behind(Diverged):
+    """The log ends before its last anchor: an old backup was restored, or its end was cut off.
+
+    Args:
+        size: How many entries the database has.
+        anchored: How many the last anchor speaks of.
+        signed: When that anchor says that it was signed; "" where it does not say.
+    """
+
+    def __init__(self, size: int, anchored: int, signed: str) -> None:
+        when = f", signed {signed}" if signed else ""
+        super().__init__(
+            "the audit log is read-only: it was cut, or is an older copy; restore the newer backup,"
+            " or give up what is lost by `medai audit recover`",
+            f"{size} entries",
+            f"{anchored} entries or more, says the last anchor{when}",
+        )
+
+    def refusal(self) -> AuditUnavailable:
+        """What the outside hears, and can tell from every other refusal (`is_read_only`)."""
+        said = self._violation
+        return AuditUnavailable(self._detail, (Violation(READ_ONLY, said.measured, said.limit),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ What cannot be read raises `ValueError`, whose text never holds the input.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Self
 
@@ -31,6 +32,7 @@ KEY_ID_BYTES = 4
 KEY_BYTES = 32
 HASH_BYTES = 32
 TIME_BYTES = 8
+TIMED_BYTES = TIME_BYTES + 64  # the time, and an Ed25519 signature
 
 _DASH = "\N{EM DASH} "
 _COSIGNATURE = "cosignature/v1"
@@ -218,6 +220,16 @@ def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey, *, at: datetime) -> Not
             Signature(cosigner.name, cosigner.key_id, value),
         ),
     )
+
+
+def claimed_time(note: Note) -> datetime | None:
+    """When a note says that it was signed; not verified by this. None where it does not say."""
+    for signature in note.signatures:
+        if len(signature.value) == TIMED_BYTES:
+            with contextlib.suppress(OverflowError, ValueError, OSError):
+                seconds = int.from_bytes(signature.value[:TIME_BYTES], "big")
+                return datetime.fromtimestamp(seconds, UTC)
+    return None
 
 
 def open_checkpoint(note: Note, key: VerifierKey) -> tuple[Checkpoint, int | None]:

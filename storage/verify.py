@@ -5,14 +5,17 @@ chunk of rows at a time. What it can and cannot find is told in `storage.verify_
 `storage.verify_rows`.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from sqlalchemy import String, cast, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from storage.anchors import AnchorFile
 from storage.database import Database
 from storage.erasure import check_erasures
 from storage.findings import Findings, Flaw, Problem
+from storage.recovered import Recovery, check_anchored
 from storage.tables import AuditState, Table
 from storage.verify_log import COLUMNS, LogWalk
 from storage.verify_rows import check_registry, check_results, check_users
@@ -31,6 +34,7 @@ class Report:
         root: The root of the Merkle tree over all of them (RFC 6962).
         problems: The findings, at most the first 1,000.
         problem_count: All of them.
+        recoveries: Where entries were given up as lost. No findings, and never to be left unsaid.
     """
 
     origin: str
@@ -39,6 +43,7 @@ class Report:
     root: bytes
     problems: tuple[Problem, ...]
     problem_count: int
+    recoveries: tuple[Recovery, ...]
 
     @property
     def intact(self) -> bool:
@@ -46,8 +51,18 @@ class Report:
         return self.problem_count == 0
 
 
-async def verify(database: Database) -> Report:
-    """Verify everything. Raises `DatabaseUnavailable`."""
+async def verify(database: Database, anchors: AnchorFile | None = None) -> Report:
+    """Verify everything.
+
+    Args:
+        database: Where the log and the records are.
+        anchors: What must agree with the entries that give others up as lost. Whether the log ends
+            with its last anchor is asked by `storage.anchors.startup_check`.
+
+    Raises:
+        DatabaseUnavailable: The database is away.
+        AuditUnavailable: The anchor file cannot be read, or was not only added to.
+    """
     findings = Findings()
     async with database.reading() as session:
         walk = await _walk(session, findings)
@@ -55,6 +70,8 @@ async def verify(database: Database) -> Report:
         await check_erasures(session, committed, walk.changes, findings)
         await check_registry(session, walk.changes, findings)
         await check_users(session, walk.changes, findings)
+    if anchors is not None and walk.recoveries:
+        await asyncio.to_thread(check_anchored, walk.recoveries, anchors, findings)
     return Report(
         origin=walk.origin,
         entries=walk.seq,
@@ -62,6 +79,7 @@ async def verify(database: Database) -> Report:
         root=walk.frontier.root(),
         problems=tuple(findings.kept),
         problem_count=findings.count,
+        recoveries=tuple(walk.recoveries),
     )
 
 

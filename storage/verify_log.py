@@ -18,6 +18,7 @@ import orjson
 from registry.events import AuditAction
 from storage.findings import Findings, Flaw
 from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
+from storage.recovered import Recovery
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 
@@ -49,6 +50,7 @@ class LogWalk:
         tip: Its hash.
         frontier: The Merkle tree over the entries seen.
         changes: What the entries say was changed beside results, in order, with their numbers.
+        recoveries: Where entries were given up as lost, in order.
     """
 
     def __init__(self, origin: str, findings: Findings) -> None:
@@ -56,6 +58,7 @@ class LogWalk:
         self.tip = genesis_hash(origin)
         self.frontier = Frontier()
         self.changes: list[tuple[int, dict[str, Any]]] = []
+        self.recoveries: list[Recovery] = []
         self.origin = origin
         self._recorded_at = ""
         self._findings = findings
@@ -113,7 +116,15 @@ class LogWalk:
             self._check_clock(row[0], row[2], payload["action"])
         if row[0] == 1:
             self._check_genesis(payload)
+        if payload["action"] == AuditAction.LOG_RECOVERY:
+            self._read_recovery(row, payload)
         self.changes.extend((row[0], dict(change)) for change in payload.get("changes", ()))
+
+    def _read_recovery(self, row: Any, payload: dict[str, Any]) -> None:
+        try:
+            self.recoveries.append(Recovery.of(payload, row[11]))
+        except ValueError as fault:
+            self._add(row[0], Flaw.RECOVERY, str(fault))
 
     def _check_clock(self, seq: int, recorded_at: str, action: str) -> None:
         try:
@@ -121,7 +132,7 @@ class LogWalk:
         except ValueError:
             self._add(seq, Flaw.CLOCK, "the time cannot be read")
             return
-        if behind > CLOCK_TOLERANCE and action != AuditAction.CLOCK_STEP:
+        if behind > CLOCK_TOLERANCE and action not in _CLOCK_TOLD:
             self._add(seq, Flaw.CLOCK, f"time went back by {behind}")
 
     def _check_genesis(self, payload: dict[str, Any]) -> None:
@@ -134,6 +145,7 @@ class LogWalk:
 
 
 _COMPARED = COLUMNS[:11]
+_CLOCK_TOLD = (AuditAction.CLOCK_STEP, AuditAction.LOG_RECOVERY)  # they say that it went back
 
 
 def _said(payload: dict[str, Any]) -> tuple[object, ...]:

@@ -3,12 +3,13 @@
     GET /health/live     the process answers; nothing else is looked at, so that an outage of the
                          database never has the process killed
     GET /health/ready    every check passes; else 503, with the reason of each that does not
-    GET /health/startup  every check has passed once since the start; else 503
+    GET /health/startup  every check has passed once since the start; else 503. A log that is
+                         read-only counts here: the service is up, and waits for a person
     GET /health          all of it in one answer, always 200; to an administrator's token also how
                          the gateway and its host stand (`api.health_details`)
 
-Answered within 100 ms whatever the checks do: a check runs outside of the request, at most once in
-`MAX_AGE_S` however many ask, and one that takes longer is answered by what it said last.
+Answered within 100 ms whatever the checks do: a check runs outside of the request, again and again
+as long as somebody asks now and then, and a request is answered by what it said last.
 """
 
 import asyncio
@@ -28,12 +29,14 @@ from deployments.api.exchange import exchange_in
 from deployments.api.guard import guarded_router
 from deployments.api.health_details import HealthDetails, HostView
 from deployments.api.permissions import PUBLIC, Permission, holds, requires
-from registry.errors import MedAIError
+from registry.errors import MedAIError, is_read_only
 
 Check: TypeAlias = Callable[[], Awaitable[None]]
 """Returns where all is well. Raises `MedAIError`, whose text is the reason, where it is not."""
 
-MAX_AGE_S: Final = 1.0  # a result is good for so long
+EVERY_S: Final = 1.0  # how often a check runs while somebody asks
+ASKED_S: Final = 30.0  # after which nobody asks any more: probes come every 10 s at the latest
+MAX_AGE_S: Final = 2.0  # a result is good for so long; an older one is worth waiting for
 PATIENCE_S: Final = 0.08  # how long a request waits for a check
 TIMEOUT_S: Final = 5.0  # after which a check counts as failed
 
@@ -43,7 +46,11 @@ class Condition(StrEnum):
 
     OK = "ok"
     FAILED = "failed"
+    READ_ONLY = "read_only"  # the log is behind its anchors: it is read, and nothing is recorded
     UNKNOWN = "unknown"  # it has not answered yet
+
+
+_UP: Final = frozenset({Condition.OK, Condition.READ_ONLY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +71,30 @@ class _Watched:
         self._condition = Condition.UNKNOWN
         self._reason = "has not been checked yet"
         self._latency_ms = 0.0
-        self._at = time.monotonic()
+        self._at = self._asked_at = time.monotonic()
         self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.TimerHandle | None = None
 
     async def result(self) -> CheckResult:
-        now = time.monotonic()
+        now = self._asked_at = time.monotonic()
         if self._condition is Condition.UNKNOWN or now - self._at > MAX_AGE_S:
-            if self._running is None or self._running.done():
-                # Not in the request's context: a caller who leaves ends nothing.
-                self._running = asyncio.get_running_loop().create_task(
-                    self._run(), context=contextvars.Context()
-                )
-            await asyncio.wait({self._running}, timeout=PATIENCE_S)
+            await asyncio.wait({self._start()}, timeout=PATIENCE_S)
         age_s = time.monotonic() - self._at
         if age_s > TIMEOUT_S + MAX_AGE_S:
             return CheckResult(Condition.UNKNOWN, "does not answer", self._latency_ms, age_s)
         return CheckResult(self._condition, self._reason, self._latency_ms, age_s)
+
+    def _start(self) -> "asyncio.Task[None]":
+        if self._running is None or self._running.done():
+            # Not in the request's context: a caller who leaves ends nothing.
+            self._running = asyncio.get_running_loop().create_task(
+                self._run(), context=contextvars.Context()
+            )
+        return self._running
+
+    def _again(self) -> None:
+        if time.monotonic() - self._asked_at < ASKED_S:
+            self._start()
 
     async def _run(self) -> None:
         started = time.monotonic()
@@ -89,7 +104,8 @@ class _Watched:
         except TimeoutError:
             condition, reason = Condition.FAILED, f"no answer within {TIMEOUT_S:g} s"
         except MedAIError as error:
-            condition, reason = Condition.FAILED, str(error)
+            condition = Condition.READ_ONLY if is_read_only(error) else Condition.FAILED
+            reason = str(error)
         except Exception as error:  # noqa: BLE001  # its text stays here
             condition, reason = Condition.FAILED, type(error).__name__
         else:
@@ -97,6 +113,9 @@ class _Watched:
         self._condition, self._reason = condition, reason
         self._at = time.monotonic()
         self._latency_ms = (self._at - started) * 1e3
+        if self._next is not None:
+            self._next.cancel()
+        self._next = asyncio.get_running_loop().call_later(EVERY_S, self._again)
 
 
 class HealthChecks:
@@ -116,13 +135,13 @@ class HealthChecks:
         """What every check says, within `PATIENCE_S`."""
         answers = await asyncio.gather(*(watched.result() for watched in self._watched.values()))
         results = dict(zip(self._watched, answers, strict=True))
-        passed = {name for name, said in results.items() if said.condition is Condition.OK}
+        passed = {name for name, said in results.items() if said.condition in _UP}
         self._pending -= passed
         return results
 
     @property
     def started(self) -> bool:
-        """Whether every check has passed once."""
+        """Whether every check has passed once, or says that the log is read-only."""
         return not self._pending
 
 

@@ -119,6 +119,29 @@ async def test_a_check_that_hangs_later_is_answered_by_what_it_said_last(
     check.gate.set()
 
 
+async def test_a_check_runs_on_while_somebody_asks_and_no_request_waits_for_it(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "EVERY_S", 0.01)
+    monkeypatch.setattr(health, "PATIENCE_S", 60.0)
+    checks = HealthChecks({"database": check})
+    await checks.results()
+    await asyncio.sleep(0.2)
+    assert check.runs > 2
+
+    check.gate = asyncio.Event()
+    await asyncio.sleep(0.05)  # it hangs now
+    async with asyncio.timeout(5):
+        assert (await checks.results())["database"].condition == "ok"
+
+    monkeypatch.setattr(health, "ASKED_S", 0.0)
+    check.gate.set()
+    await asyncio.sleep(0.05)
+    runs = check.runs
+    await asyncio.sleep(0.1)
+    assert check.runs == runs  # nobody asks any more
+
+
 async def test_a_check_is_given_up(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "TIMEOUT_S", 0.01)
     check.gate = asyncio.Event()

@@ -204,6 +204,12 @@ LISTED: Final = (
         is_a_shells,
         heading="A Ray cluster of your own",
     ),
+    Listed(
+        OPERATIONS,
+        "medai audit recover",
+        "it takes a database that was lost; tests/host/test_commands_recover.py runs it",
+        is_medai,
+    ),
     Listed(OPERATIONS, "pg_dump ", "no client of PostgreSQL is installed", is_a_shells),
     Listed(OPERATIONS, "sqlite3 ", "a program of its own", is_a_shells, unless="sqlite3"),
     Listed(
