@@ -59,7 +59,15 @@ class Service:
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The replicas of a deployment, found by the title Ray gives them."""
         title = f"ray::ServeReplica:medai:{deployment}"
-        return [child for child in self.descendants() if title in " ".join(child.cmdline())]
+        return [child for child in self.descendants() if title in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; "" where it ends in this moment."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie is one, too
+        return ""
 
 
 def medai(
