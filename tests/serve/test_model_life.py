@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -36,7 +37,9 @@ def resident_mb(service: Service) -> float:
     return sum(replica.memory_info().rss for replica in replicas) / 2**20
 
 
-def test_ten_activations_under_load_fail_no_request(hospital: Service) -> None:
+def test_ten_activations_under_load_fail_no_request(
+    hospital: Service, record_testsuite_property: Any
+) -> None:
     begin_with(hospital, "1.0.0")
     memory: list[float] = []
     versions: dict[tuple[str, str], set[float]] = {}
@@ -47,6 +50,8 @@ def test_ten_activations_under_load_fail_no_request(hospital: Service) -> None:
             time.sleep(1)  # long enough for every gateway to answer with it
             memory.append(resident_mb(hospital))
 
+    record_testsuite_property("answers", len(load.answers))
+    record_testsuite_property("memory_mb", [round(mb) for mb in memory])
     for answer in load.answers:
         model, score = answer["model"], answer["scores"]["PNEUMONIA"]
         versions.setdefault((model["version"], model["sha256"]), set()).add(round(score, 4))
