@@ -1,7 +1,9 @@
 """The commands an administrator gives on the host: users, database, audit log, configuration.
 
 Whoever may run them owns the home directory. What they change is recorded like everything else,
-with the actor `cli`; they join the chain of a running server without disturbing it.
+with the actor `cli`; they join the chain of a running server without disturbing it. Like the
+writer, they add nothing to a log that is not the one its anchors speak of: an entry more would
+understate what is missing, or make a forged log longer.
 """
 
 import asyncio
@@ -19,11 +21,13 @@ from configs.settings import Settings
 from deployments.api.passwords import Passwords
 from deployments.inference.recorder import SOFTWARE, utc_now
 from registry.contract import Role
-from registry.errors import MedAIError
+from registry.errors import AuditUnavailable, InvalidConfiguration, MedAIError, Violation
 from registry.events import CLI, AuditAction, AuditEvent, NewUser
 from storage import schema
+from storage.anchors import AnchorFile, startup_check
 from storage.database import Database
 from storage.ledger import append_once
+from storage.signing_keys import load_keys
 
 T = TypeVar("T")
 
@@ -48,18 +52,57 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
+@asynccontextmanager
+async def recording(settings: Settings) -> AsyncIterator[Database]:
+    """The settings' database, whose log was found to continue its anchors: it may be added to.
+
+    One check a command, at the cost of the entries after the last anchor.
+
+    Raises:
+        AuditUnavailable: Nothing may be recorded: see `startup_check`; or there are anchors, and
+            the key that they are signed with cannot be read.
+    """
+    async with opened(settings) as database:
+        anchors = AnchorFile(settings.anchor_file)
+        anchored = await asyncio.to_thread(anchors.last) is not None
+        await startup_check(database, anchors, _log_key(settings) if anchored else None)
+        yield database
+
+
 async def record(settings: Settings, events: list[AuditEvent]) -> None:
     """Commit events from the command line. Raises the first error, after all were tried."""
-    async with opened(settings) as database:
+    async with recording(settings) as database:
         await append(database, *events)
 
 
 async def append(database: Database, *events: AuditEvent) -> None:
-    """Commit events to an open database. Raises the first error, after all were tried."""
+    """Commit events to what `recording` gave. Raises the first error, after all were tried."""
     outcomes = await append_once(database, events, software_version=SOFTWARE, now=utc_now)
     for outcome in outcomes:
         if isinstance(outcome, MedAIError):
             raise outcome
+
+
+def _log_key(settings: Settings) -> bytes:
+    """The public half of the key that signs the log: without it an anchor could be anybody's."""
+    try:
+        key = load_keys(settings.log_key_dir, generate=False).private
+    except InvalidConfiguration as error:
+        found = error.violations[0].measured
+        reason = f"{error.detail}, {found}" if found else error.detail
+    except OSError as error:
+        reason = error.strerror or "it cannot be read"
+    else:
+        return key.public_key().public_bytes_raw()
+    raise AuditUnavailable(
+        f"nothing is recorded without the key that signs the audit log: {reason}",
+        (
+            Violation(
+                "MEDAI_AUDIT__KEY_DIR",
+                advice="give the command as the service's account, with its settings",
+            ),
+        ),
+    )
 
 
 @users.command("add")

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from configs.settings import Settings
 from deployments import medai_verify
-from deployments.commands import complete, console, opened, record
+from deployments.commands import complete, console, opened, record, recording
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.recorder import SOFTWARE, utc_now
 from registry.contract import Receipt
@@ -193,8 +193,7 @@ def archive(
     files = Archive(directory)
 
     async def work() -> None:
-        async with opened(settings) as database:
-            await startup_check(database, AnchorFile(settings.anchor_file))
+        async with recording(settings) as database:
             keys = load_keys(settings.log_key_dir, generate=False)
             segments = _Segments(str(await first_key(database, keys.private)))
             files.check_files()

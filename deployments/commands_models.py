@@ -11,7 +11,15 @@ import typer
 from rich.table import Table
 
 from configs.settings import Settings
-from deployments.commands import append, complete, console, new_user, opened, record
+from deployments.commands import (
+    append,
+    complete,
+    console,
+    new_user,
+    opened,
+    record,
+    recording,
+)
 from deployments.commands_identity import As, PasswordStdin, asked_password, identified, operator
 from deployments.inference.model_life import By, ModelLife
 from deployments.inference.registration import (
@@ -119,7 +127,7 @@ def retire(name: Name, version: Version) -> None:
 def replicas(name: Name) -> None:
     """What the running replicas of a model hold."""
     table = Table("replica", "version", "state", "reason")
-    for one in complete(_act(lambda life, _: life.replicas(name))):
+    for one in complete(_act(lambda life, _: life.replicas(name), records=False)):
         holding = one.holding
         table.add_row(one.replica_id, one.model.version, holding.state, holding.reason or "")
     console.print(table)
@@ -209,10 +217,11 @@ async def _act(
     user: str | None = None,
     password: str | None = None,
     timeout_s: float | None = None,
+    records: bool = True,
 ) -> T:
     """Do one act against the settings' database, as the operator or as `user`."""
     settings = Settings.load()
-    async with opened(settings) as database:
+    async with recording(settings) if records else opened(settings) as database:
         by = await identified(settings, database, user, password)
 
         async def record(event: AuditEvent) -> None:

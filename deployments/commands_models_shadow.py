@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from configs.settings import Settings
-from deployments.commands import append, complete, console, opened
+from deployments.commands import append, complete, console, opened, recording
 from deployments.commands_identity import operator
 from deployments.inference.model_life import By
 from deployments.inference.shadow_life import DEFAULT_SHARE, ShadowLife, ShadowReport
@@ -34,7 +34,7 @@ def shadow(
     elif off:
         found = complete(_act(lambda life, by: life.end(name, by)))
     else:
-        found = complete(_act(lambda life, _: life.report(name)))
+        found = complete(_act(lambda life, _: life.report(name), records=False))
     if as_json:
         print(found.model_dump_json(indent=2))  # noqa: T201  # for programs
     elif version is not None:
@@ -71,10 +71,12 @@ def _show(found: ShadowReport) -> None:
         console.print(table)
 
 
-async def _act(act: Callable[[ShadowLife, By], Awaitable[ShadowReport]]) -> ShadowReport:
+async def _act(
+    act: Callable[[ShadowLife, By], Awaitable[ShadowReport]], *, records: bool = True
+) -> ShadowReport:
     """Do one act against the settings' database, as the operator."""
     settings = Settings.load()
-    async with opened(settings) as database:
+    async with recording(settings) if records else opened(settings) as database:
 
         async def record(event: AuditEvent) -> None:
             await append(database, event)

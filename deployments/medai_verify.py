@@ -565,7 +565,7 @@ class LogCheck:
             "not_yet_signed": self.seq - max(self.signed.values()),
             "missing": self.missing,
             "clock_steps": self.clock_steps,
-            **({"recovered": self.recovered} if self.recovered else {}),
+            "recovered": self.recovered,
             "doubts": sorted(self.doubts),
             "findings": self.findings[:100],
             "finding_count": len(self.findings),

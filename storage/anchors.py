@@ -300,13 +300,16 @@ def _damaged(detail: str) -> AuditUnavailable:
 
 
 def _unusable(act: str, error: OSError) -> AuditUnavailable:
+    denied = error.errno in {errno.EACCES, errno.EPERM}
     return AuditUnavailable(
         f"the anchor file cannot be {act}",
         (
             Violation(
                 "audit anchor",
                 os.strerror(error.errno or errno.EIO),
-                advice="free space on its volume, or mend it",
+                advice="use the service's account"
+                if denied
+                else "free space on its volume, or mend it",
             ),
         ),
         retry_after_s=RETRY_AFTER_S,

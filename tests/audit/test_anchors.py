@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pwd
 import resource
 import signal
 from collections.abc import Iterator
@@ -256,3 +257,31 @@ def test_a_place_that_cannot_be_used_is_told_without_its_name(tmp_path: Path) ->
             act()
         assert refused.value.violations[0].measured == os.strerror(errno.EISDIR)
         assert str(tmp_path) not in str(refused.value)
+
+
+@contextmanager
+def as_another_account(directory: Path) -> Iterator[None]:
+    """Without the right to look into `directory`."""
+    uid = os.geteuid()
+    directory.chmod(0o000)
+    if uid == 0:  # nothing is closed to root
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(uid)
+        directory.chmod(0o700)
+
+
+def test_who_may_not_read_the_anchors_is_told_whose_account_may(
+    anchors: AnchorFile, tmp_path: Path
+) -> None:
+    anchors.append(anchor(3))
+
+    with (
+        as_another_account(tmp_path),
+        pytest.raises(
+            AuditUnavailable, match=r"cannot be read.*Permission denied: use the service"
+        ),
+    ):
+        anchors.last()

@@ -41,6 +41,7 @@ async def test_an_untouched_log_is_ok(
         "not_yet_signed": 3,
         "missing": 0,
         "clock_steps": [],
+        "recovered": [],
         "doubts": [],
         "findings": [],
         "finding_count": 0,

@@ -36,8 +36,9 @@ Work = Callable[[Site, Ledger, Checkpointer], Awaitable[None]]
 class Hospital:
     """A home with a log: what its service did, and when."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, url: str | None = None) -> None:
         self.home = home
+        self.url = url or f"sqlite+aiosqlite:///{home / 'medai.db'}"
         self.anchors = home / "anchors.jsonl"
         self.keys = home / "keys" / "log"
         self.clock = TestClock()
@@ -74,7 +75,7 @@ class Hospital:
         return str(VerifierKey.of(origin, load_keys(self.keys, generate=False).private))
 
     async def _serve(self, work: Work, *, stops: bool) -> None:
-        database = Database(DatabaseSettings(), f"sqlite+aiosqlite:///{self.home / 'medai.db'}")
+        database = Database(DatabaseSettings(), self.url)
         key = load_keys(self.keys, generate=True).private
         signer = Checkpointer(
             database,
