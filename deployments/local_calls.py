@@ -7,13 +7,14 @@ to everybody else (`deployments.local_replicas`).
 
     frame      size (4 bytes) | number of the call (4 bytes) | kind (1 byte) | pickled content
     CALL       caller → replica      the argument
+    CANCEL     caller → replica      nobody waits for this call any more
     ANSWER     replica → caller      the result
     ERROR      replica → caller      an error of `registry.errors`, and nothing else
     GOODBYE    replica → caller      it ends: send nothing more, and close once all is answered
 
-Rules this file keeps: an answer belongs to its call by number, so calls overtake each other; what
-the replica runs is a task that no caller's leaving can cancel; a connection that breaks fails the
-calls on their way, each with `Gone`.
+Rules this file keeps: an answer belongs to its call by number, so calls overtake each other; a call
+counts as on its way until its answer is there, also when nobody waits for it any more, or a replica
+that hangs would look idle; a connection that breaks fails the calls on their way, each with `Gone`.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from registry.errors import Internal, MedAIError
 Handler: TypeAlias = Callable[[Any], Awaitable[object]]
 
 _HEAD: Final = struct.Struct("!IIB")
+CLOGGED_BYTES: Final = 64 * 2**20  # what may wait to be read by a replica: the largest call
 
 
 class Kind(IntEnum):
@@ -38,6 +40,7 @@ class Kind(IntEnum):
     ANSWER = 1
     ERROR = 2
     GOODBYE = 3
+    CANCEL = 4
 
 
 class Gone(Exception):
@@ -96,6 +99,11 @@ class _Frames(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
 
 class Answering(_Frames):
     """A replica's end of one connection.
@@ -108,7 +116,7 @@ class Answering(_Frames):
     def __init__(self, handler: Handler) -> None:
         super().__init__()
         self._handler = handler
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
 
     @property
     def ongoing(self) -> int:
@@ -116,13 +124,16 @@ class Answering(_Frames):
         return len(self._tasks)
 
     def take(self, kind: int, number: int, value: Any) -> None:
-        """Begin to answer a call; there is no other frame a caller may send."""
-        if kind != Kind.CALL:
+        """Begin to answer a call, or give one up; there is no other frame a caller may send."""
+        if kind == Kind.CALL:
+            task = asyncio.get_running_loop().create_task(self._answer(number, value))
+            self._tasks[number] = task
+            task.add_done_callback(lambda ended: self._ended(number, ended))
+        elif kind == Kind.CANCEL:
+            if number in self._tasks:
+                self._tasks[number].cancel()
+        else:
             self.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._answer(number, value))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def say_goodbye(self) -> None:
         """Ask the caller to send nothing more, and to close once all is answered."""
@@ -135,6 +146,11 @@ class Answering(_Frames):
             self.send(Kind.ERROR, number, error)
         except Exception as error:  # noqa: BLE001  # its text may hold anything, so only its type
             self.send(Kind.ERROR, number, Internal(f"a replica raised {type(error).__name__}"))
+
+    def _ended(self, number: int, task: "asyncio.Task[None]") -> None:
+        del self._tasks[number]
+        if task.cancelled():  # perhaps before it began, so it could not say so itself
+            self.send(Kind.ERROR, number, Internal("a replica raised CancelledError"))
 
 
 class Calling(_Frames):
@@ -155,6 +171,13 @@ class Calling(_Frames):
         """How many calls are on their way."""
         return len(self._ongoing)
 
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the replica has stopped to read."""
+        return self._transport is not None and (
+            self._transport.get_write_buffer_size() > CLOGGED_BYTES
+        )
+
     async def call(self, argument: object) -> Any:
         """Make one call.
 
@@ -166,13 +189,13 @@ class Calling(_Frames):
             raise Gone(sent=False)
         number = next(self._numbers) & 0xFFFF_FFFF
         answer = asyncio.get_running_loop().create_future()
+        self.send(Kind.CALL, number, argument)
         self._ongoing[number] = answer
         try:
-            self.send(Kind.CALL, number, argument)
             return await answer
-        finally:
-            self._ongoing.pop(number, None)
-            self._leave()
+        except asyncio.CancelledError:
+            self.send(Kind.CANCEL, number, None)
+            raise
 
     def take(self, kind: int, number: int, value: Any) -> None:
         """An answer, or the goodbye. One nobody waits for any more is dropped."""
@@ -180,19 +203,20 @@ class Calling(_Frames):
             self.open = False
             self._leave()
             return
-        answer = self._ongoing.get(number)
-        if answer is None or answer.done():
-            return
-        if kind == Kind.ERROR:
-            answer.set_exception(value)
-        else:
-            answer.set_result(value)
+        answer = self._ongoing.pop(number)
+        if not answer.done():
+            if kind == Kind.ERROR:
+                answer.set_exception(value)
+            else:
+                answer.set_result(value)
+        self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
         for answer in self._ongoing.values():
             if not answer.done():
                 answer.set_exception(Gone(sent=True))
+        self._ongoing.clear()
         super().connection_lost(exc)
 
     def _leave(self) -> None:

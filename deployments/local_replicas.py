@@ -37,9 +37,9 @@ def folder_of(home: Path) -> Path | None:
     Args:
         home: The home of the application (`MEDAI_HOME`).
     """
-    digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
-    folder = Path(tempfile.gettempdir()) / f"medai-{digest}"
     try:
+        digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
+        folder = Path(tempfile.gettempdir()) / f"medai-{digest}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError:
@@ -64,7 +64,9 @@ class LocalReplica:
         self._server: asyncio.Server | None = None
         self._starting: asyncio.Task[None] | None = None
         if folder is not None:
-            path = folder / f"{deployment}.{time.time_ns() // 1_000_000:x}"
+            when_ms = time.time_ns() // 1_000_000
+            # A part of the process id tells two of one moment apart; all of it would be too long
+            path = folder / f"{deployment}.{when_ms:x}{os.getpid() & 0xFFF:03x}"
             loop = asyncio.get_running_loop()
             # An empty context, which all calls then run in
             self._starting = loop.create_task(self._start(path), context=contextvars.Context())
@@ -92,7 +94,7 @@ class LocalReplica:
 
     async def _start(self, path: Path) -> None:
         # Under a name nobody looks for until it accepts: who finds a socket that refuses removes it
-        hidden = path.with_name(f".{path.name}")
+        hidden = path.with_name(path.suffix)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(str(hidden))
@@ -101,7 +103,6 @@ class LocalReplica:
             hidden.rename(path)
         except OSError:  # no room, or a path too long: Serve's own way remains
             listener.close()
-            hidden.unlink(missing_ok=True)
         else:
             self._path = path
 
@@ -138,7 +139,11 @@ class LocalReplicas:
 
     def pick(self) -> Calling | None:
         """The replica to call, or None where none is here."""
-        there = [name for name, connection in self._found.items() if connection.open]
+        there = [
+            name
+            for name, connection in self._found.items()
+            if connection.open and not connection.is_clogged
+        ]
         if not there:
             return None
         if self._only_newest:
@@ -155,7 +160,9 @@ class LocalReplicas:
             with suppress(asyncio.CancelledError):
                 await self._watch
         for connection in self._found.values():
-            connection.close()
+            connection.abort()
+        for connection in self._found.values():
+            await connection.closed
 
     async def _look(self, folder: Path) -> None:
         while True:

@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from deployments import cli
 from deployments.doctor import examination
+from tests.host.local import NAME
 from tests.ports import PORTS, free_port
 
+REPLICA = Path(__file__).with_name("replica_process.py")
 SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
 FAIL = "fail"
 
@@ -107,3 +110,19 @@ def faults(lines: Lines) -> dict[str, str]:
     return {
         name: one["found"] for name, found in lines.items() for one in found if one["state"] == FAIL
     }
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose sockets have short paths; pytest's own are too long for some systems."""
+    with tempfile.TemporaryDirectory(prefix="medai-test-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def process(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A replica in a process of its own."""
+    started = subprocess.Popen([sys.executable, str(REPLICA), str(folder), NAME])
+    yield started
+    started.kill()
+    started.wait()
