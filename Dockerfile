@@ -34,7 +34,8 @@ ENV PATH=/opt/medai/bin:$PATH \
     MEDAI_SERVER__HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /var/lib/medai
-VOLUME /var/lib/medai
+# No VOLUME: where nobody mounts one, a nameless one takes keys and anchors, and goes with the
+# container. Without it a read-only root refuses them at once.
 EXPOSE 8000 8090 9101
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=90s --retries=3 \

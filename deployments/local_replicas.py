@@ -44,7 +44,8 @@ def folder_of(home: Path) -> Path | None:
         found = folder.lstat()
     except OSError:
         return None
-    private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700  # noqa: PLR2004
+    # A setgid bit may be on it: a Kubernetes volume with fsGroup hands it down
+    private = stat.S_ISDIR(found.st_mode) and found.st_mode & 0o777 == 0o700  # noqa: PLR2004
     return folder if private and found.st_uid == os.geteuid() else None
 
 

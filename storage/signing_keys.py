@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from registry.errors import InvalidConfiguration, Violation
 
-SETTING: Final = "MEDAI_AUTH__KEY_DIR"
+SETTING: Final = "MEDAI_AUTH__KEY_DIR (of the audit log: MEDAI_AUDIT__KEY_DIR)"
 PENDING: Final = ".pending"  # the ending of a key that no entry may have named yet
 KEY_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700

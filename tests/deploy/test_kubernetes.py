@@ -22,7 +22,7 @@ from tests.deploy.promql import PROMETHEUS, ROOT
 KUBERNETES = ROOT / "configs" / "kubernetes"
 CUSTOM = {"RayService", "PodMonitor", "Kustomization"}
 RUN = Path("/tmp/medai-10001")  # noqa: S108  # of a pod; `medai env` prints it there
-WRITABLE = {"/tmp", "/dev/shm"}  # noqa: S108  # of a pod
+WRITABLE = {"/tmp", "/dev/shm", "/var/lib/medai/anchors"}  # noqa: S108  # of a pod
 READ_ONLY = {"/var/lib/medai/models", "/var/lib/medai/keys"}
 
 SCHEMAS = "kubernetes_validate"

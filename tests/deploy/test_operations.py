@@ -107,7 +107,8 @@ def test_the_keys_made_as_the_handbook_says_are_those_the_server_takes(tmp_path:
 
     subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True, timeout=20)
 
-    load_keys(tmp_path / "keys" / "signing", generate=False)
+    for directory in ("signing", "log"):
+        load_keys(tmp_path / "keys" / directory, generate=False)
     pseudonym = tmp_path / "keys" / "pseudonym.key"
     assert pseudonym.stat().st_size == 32
     assert pseudonym.stat().st_mode & 0o077 == 0

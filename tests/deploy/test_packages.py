@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from configs.settings import ServerSettings, Settings
+from tests.deploy.places import named_places, variables
 from tests.deploy.promql import PROMETHEUS, ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -102,6 +103,10 @@ def test_ports_of_the_image_are_those_of_the_settings() -> None:
     ]  # fmt: skip
 
 
+def test_no_nameless_volume_takes_what_nobody_mounted_a_volume_for() -> None:
+    assert instructions("VOLUME") == []
+
+
 def variables_of(service: str) -> dict[str, str]:
     environment: dict[str, str] = COMPOSE["services"][service]["environment"]
     return environment
@@ -139,6 +144,25 @@ def test_compose_starts_the_service_after_its_schema_and_hardens_it() -> None:
         assert services[name]["read_only"] is True
         assert services[name]["cap_drop"] == ["ALL"]
         assert services[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("service", ["upgrade", "medai"])
+def test_compose_keeps_keys_anchors_and_models_apart_from_the_container_and_the_database(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (variables(" ".join(instructions("ENV"))) | variables_of(service)).items():
+        monkeypatch.setenv(name, re.sub(r"\$\{[^}]+\}", "secret", value))
+    [database] = [volume.split(":")[0] for volume in COMPOSE["services"]["postgres"]["volumes"]]
+    mounts = [volume.split(":") for volume in COMPOSE["services"][service]["volumes"]]
+
+    places = named_places(Settings.load())
+
+    assert {"anchor_file", "log_key_dir", "key_dir", "model_dir"} <= places.keys()
+    for name, place in places.items():
+        kept = [source for source, target in mounts if place.is_relative_to(target)]
+        assert len(kept) == 1, name
+        assert kept[0] in COMPOSE["volumes"], name
+        assert kept[0] != database, name
 
 
 def test_compose_names_only_volumes_networks_configs_and_files_there_are() -> None:
@@ -199,9 +223,37 @@ def test_the_unit_exposes_little_of_the_machine(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout[-300:]
 
 
+def directives() -> dict[str, str]:
+    """The unit's lines, of several with one name the last."""
+    return dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+
+
 def test_systemd_waits_longer_than_the_server_drains() -> None:
-    values = dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+    values = directives()
 
     assert int(values["TimeoutStopSec"]) > ServerSettings().drain_s + 30
     assert values["KillMode"] == "mixed"
-    assert values["StateDirectory"] == "medai"
+
+
+def test_the_unit_keeps_what_the_handbooks_settings_name_and_the_anchors_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handbook = (ROOT / "docs" / "operations.md").read_text()
+    [environment] = re.findall(
+        r"^```ini\n(MEDAI_PROFILE=.*?)^```", handbook, re.MULTILINE | re.DOTALL
+    )
+    for name, value in (variables(UNIT.read_text()) | variables(environment)).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load()
+    kept = [Path("/var/lib") / name for name in directives()["StateDirectory"].split()]
+
+    on = {
+        name: next((root for root in kept if place.is_relative_to(root)), None)
+        for name, place in named_places(settings).items()
+        if not place.is_relative_to("/etc")  # read, never written
+    }
+
+    assert directives()["ProtectSystem"] == "strict"  # nothing else can be written
+    assert None not in on.values(), on
+    assert on["anchor_file"] != settings.home_dir
+    assert on["key_dir"] == on["log_key_dir"] == on["model_dir"] == settings.home_dir
