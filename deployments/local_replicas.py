@@ -17,6 +17,7 @@ import asyncio
 import contextvars
 import hashlib
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -47,6 +48,13 @@ def folder_of(home: Path) -> Path | None:
     # A setgid bit may be on it: a Kubernetes volume with fsGroup hands it down
     private = stat.S_ISDIR(found.st_mode) and found.st_mode & 0o777 == 0o700  # noqa: PLR2004
     return folder if private and found.st_uid == os.geteuid() else None
+
+
+def remove_folder(home: Path) -> None:
+    """Remove the folder and what killed replicas have left in it, once all of them have ended."""
+    folder = folder_of(home)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class LocalReplica:

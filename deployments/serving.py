@@ -18,6 +18,7 @@ from rich.console import Console
 
 from configs.settings import Settings
 from deployments import runs, runtime
+from deployments.local_replicas import remove_folder
 from deployments.log_pipe import LogPipe
 from deployments.production import refuse_unsafe
 from deployments.reporting import reported
@@ -69,6 +70,7 @@ def serve_until_stopped(settings: Settings, config_file: Path | None) -> None:
             asyncio.run(Server(settings, topology, run.directory, console.print).run())
     finally:
         run.close()
+        remove_folder(settings.home_dir)
 
 
 def default_config() -> Path:

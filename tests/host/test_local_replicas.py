@@ -14,7 +14,7 @@ import pytest
 
 from deployments import local_calls, local_replicas
 from deployments.local_calls import Gone
-from deployments.local_replicas import LocalReplica, LocalReplicas, folder_of
+from deployments.local_replicas import LocalReplica, LocalReplicas, folder_of, remove_folder
 from registry.errors import Internal
 from tests.host.local import NAME, SOON_S, connected, double, found, sockets, until
 
@@ -228,6 +228,20 @@ def test_where_no_temporary_directory_can_be_written_there_is_no_folder(
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
 
     assert folder_of(tmp_path) is None
+
+
+def test_what_killed_replicas_have_left_is_removed_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = folder_of(tmp_path / "home")
+    assert made is not None
+    (made / "Validator.1").touch()
+
+    remove_folder(tmp_path / "home")
+    remove_folder(tmp_path / "home")
+
+    assert not made.exists()
 
 
 async def test_two_that_start_in_one_moment_do_not_remove_each_other(
