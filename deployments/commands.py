@@ -19,15 +19,14 @@ from uuid_utils.compat import uuid7
 
 from configs.settings import Settings
 from deployments.api.passwords import Passwords
+from deployments.inference.log_check import check_log
 from deployments.inference.recorder import SOFTWARE, utc_now
 from registry.contract import Role
-from registry.errors import AuditUnavailable, InvalidConfiguration, MedAIError, Violation
+from registry.errors import MedAIError
 from registry.events import CLI, AuditAction, AuditEvent, NewUser
 from storage import schema
-from storage.anchors import AnchorFile, startup_check
 from storage.database import Database
 from storage.ledger import append_once
-from storage.signing_keys import load_keys
 
 T = TypeVar("T")
 
@@ -59,13 +58,10 @@ async def recording(settings: Settings) -> AsyncIterator[Database]:
     One check a command, at the cost of the entries after the last anchor.
 
     Raises:
-        AuditUnavailable: Nothing may be recorded: see `startup_check`; or there are anchors, and
-            the key that they are signed with cannot be read.
+        AuditUnavailable: Nothing may be recorded: see `check_log`.
     """
     async with opened(settings) as database:
-        anchors = AnchorFile(settings.anchor_file)
-        anchored = await asyncio.to_thread(anchors.last) is not None
-        await startup_check(database, anchors, _log_key(settings) if anchored else None)
+        await check_log(settings, database)
         yield database
 
 
@@ -81,28 +77,6 @@ async def append(database: Database, *events: AuditEvent) -> None:
     for outcome in outcomes:
         if isinstance(outcome, MedAIError):
             raise outcome
-
-
-def _log_key(settings: Settings) -> bytes:
-    """The public half of the key that signs the log: without it an anchor could be anybody's."""
-    try:
-        key = load_keys(settings.log_key_dir, generate=False).private
-    except InvalidConfiguration as error:
-        found = error.violations[0].measured
-        reason = f"{error.detail}, {found}" if found else error.detail
-    except OSError as error:
-        reason = error.strerror or "it cannot be read"
-    else:
-        return key.public_key().public_bytes_raw()
-    raise AuditUnavailable(
-        f"nothing is recorded without the key that signs the audit log: {reason}",
-        (
-            Violation(
-                "MEDAI_AUDIT__KEY_DIR",
-                advice="give the command as the service's account, with its settings",
-            ),
-        ),
-    )
 
 
 @users.command("add")

@@ -49,7 +49,7 @@ def verify_log(
     """Check every entry of the log, and every record against the log.
 
     Entries that were given up as lost after a restore are named, and are all right. Exit codes:
-    0 all right, 1 tampered with (or the database cannot be read), 2 the log is not the
+    0 all right, 1 tampered with (or database or anchors cannot be read), 2 the log is not the
     one its anchors speak of: entries were cut off or rewritten.
     """
     settings = Settings.load()

@@ -58,7 +58,8 @@ exit codes:
   0  everything agrees
   1  tampered with: the first bad entry and the kind of damage are printed
   2  truncated: entries are missing at the end that were signed, or verified before
-  3  unverifiable: nothing contradicts, but a key, a checkpoint or the beginning is missing
+  3  unverifiable: nothing contradicts, but a key, a checkpoint, an anchor or the beginning is
+     missing
   4  wrong usage, or a file cannot be read
 
 kinds of damage:
@@ -219,13 +220,14 @@ class LogCheck:
         self.findings: list[dict[str, Any]] = []
         self.doubts: set[str] = set()
         self.heads: dict[int, list[str]] = {}  # signed for a size not reached yet
-        self.coming: Iterator[tuple[int, str]] = iter(())
-        self.anchor: tuple[int, str] | None = None  # the next of them
+        self.coming: Iterator[tuple[int, str, bool]] = iter(())
+        self.anchor: tuple[int, str, bool] | None = None  # the next of them
         self.signed = {"checkpoint": 0, "anchor": 0}  # the largest size verified, by source
         self.signed_at: datetime | None = None
         self.clock_steps: list[int] = []
         self.recovered: list[dict[str, Any]] = []  # entries that were given up as lost
-        self.has_anchors, self.restarts = False, 0  # restarts: anchors right after a given up head
+        self.has_anchors = False
+        self.given_up: dict[int, int] = {}  # for each entry that gave anchors up: the largest
         self.missing, self.awaited, self.records = 0, "", False
         self.seq, self.ts, self.epoch = 0, "", 0
         self.tip = sha256(b"medaiflow/audit/genesis/v1\n" + self.origin.encode())
@@ -267,8 +269,11 @@ class LogCheck:
     def find(self, seq: int, kind: str, message: str) -> None:
         self.findings.append({"seq": seq, "kind": kind, "message": message})
 
-    def anchors(self, lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-        """Size and note of each anchor; their file must have been added to only."""
+    def anchors(self, lines: Iterable[bytes]) -> Iterator[tuple[int, str, bool]]:
+        """Size and note of each anchor, and whether its line says that the one before is given up.
+
+        Their file must have been added to only.
+        """
         prior, size = sha256(b"").hex(), 0
         for number, raw in enumerate(lines, start=1):
             line = raw.rstrip(b"\r\n")
@@ -279,10 +284,9 @@ class LogCheck:
                 note, before = anchor["note"], size
                 size = size_of(note)
                 grows = size > before or anchor.get("recovers") == before
-                self.restarts += "recovers" in anchor
                 if anchor["prior"] != prior or not grows:
                     self.find(0, "anchors", f"line {number} does not follow the line before it")
-                yield size, note
+                yield size, note, "recovers" in anchor
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):
                 self.find(0, "anchors", f"line {number} cannot be read")
             prior = sha256(line).hex()
@@ -292,8 +296,11 @@ class LogCheck:
         for note in self.heads.pop(seq, ()):
             self.check_head(note, "checkpoint")
         while self.anchor is not None and self.anchor[0] <= seq:
-            if self.anchor[0] == seq > 0:
-                self.check_head(self.anchor[1], "anchor")
+            size, note, goes_back = self.anchor
+            if goes_back:
+                self.find(size, "recovery", "the anchors give entries up here, and no entry does")
+            if size == seq > 0:
+                self.check_head(note, "anchor")
             self.anchor = next(self.coming, None)
 
     def exports(self, files: Iterable[Iterator[str]], anchors: Iterable[bytes] = ()) -> None:
@@ -436,22 +443,47 @@ class LogCheck:
 
         After a second restore the line of an earlier recovery may be among them, so sizes may fall.
         """
-        first, last = gap["first_lost"], gap["last_lost"]
+        seq, first = gap["seq"], gap["first_lost"]
         root = base64.b64encode(bytes.fromhex(gap["lost_root"])).decode()
-        largest, restarts = 0, self.restarts
+        named, largest = [str(gap["last_lost"]), root], 0
         while self.anchor is not None and (self.anchor[0] >= first or not largest):
-            size, note = self.anchor
+            size, note, goes_back = self.anchor
+            if goes_back and self.is_here(note):
+                break
             self.anchor = next(self.coming, None)
             if size < first:
                 continue
             largest = max(largest, size)
             signed = verified or self.is_signed(note, size)
-            if signed and note.split("\n")[1:3] == [str(last), root]:
+            if signed and note.split("\n")[1:3] == named:
+                self.given_up[seq] = largest
+                self.go_back(seq)
                 return
-        if largest >= last or self.restarts > restarts:
-            self.find(gap["seq"], "recovery", "it gives up a head that was not anchored")
+        if self.anchor is not None:
+            self.find(seq, "recovery", "it gives up a head that was not anchored")
+            self.go_back(seq)
         elif self.has_anchors:
-            self.doubts.add(f"entry {gap['seq']} gives up a head that is newer than the anchors")
+            self.doubts.add(f"entry {seq} gives up a head that is newer than the anchors")
+
+    def go_back(self, seq: int) -> None:
+        """The next anchor may go back by the word of entry `seq`, if it was signed with it.
+
+        That it goes back is signed by nobody: who has no key can repeat an older anchor.
+        """
+        if self.anchor is not None and self.anchor[2]:
+            size, note, _ = self.anchor
+            if size < seq:
+                self.find(seq, "recovery", f"the anchor of {size} entries was signed before it")
+            self.anchor = (size, note, False)
+
+    def is_here(self, note: str) -> bool:
+        """Whether a checkpoint is of the log as it is now."""
+        if self.tree is None or not self.seq:
+            return False
+        return note.split("\n")[1:3] == [
+            str(self.seq),
+            base64.b64encode(self.tree.root()).decode(),
+        ]
 
     def is_signed(self, note: str, size: int) -> bool:
         """Whether the log's key has signed this head; says so where not."""
@@ -532,15 +564,18 @@ class LogCheck:
     def finish(self, expected: int, there: int) -> None:
         """At the end of the export: what was signed or verified before, and is not there?"""
         stored = [(size, note) for size, notes in self.heads.items() for note in notes]
-        anchored = [self.anchor] if self.anchor is not None else []
-        for size, note in (*stored, *anchored, *self.coming):
+        anchored = [self.anchor, *self.coming] if self.anchor is not None else []
+        for size, note in (*stored, *((size, note) for size, note, _ in anchored)):
             if self.is_signed(note, size):
                 expected = max(expected, size)
         for gap in self.recovered:
-            if gap["seq"] > max(self.signed.values()):  # whoever has the database can write it
-                expected = max(expected, gap["last_lost"])
-                if gap["last_lost"] <= self.seq:
-                    self.find(gap["seq"], "recovery", "no signed checkpoint confirms it")
+            seq, largest = gap["seq"], max(gap["last_lost"], self.given_up.get(gap["seq"], 0))
+            if seq > max(self.signed.values()):  # whoever has the database can write it
+                expected = max(expected, largest)
+                if largest <= self.seq:
+                    self.find(seq, "recovery", "no signed checkpoint confirms it")
+            elif seq in self.given_up and seq > self.signed["anchor"]:  # and a thief can sign it
+                self.doubts.add(f"no anchor confirms entry {seq}, which gives up anchored entries")
         self.missing = max(0, expected - self.seq, self.start - there)
         if not self.missing:  # else the export may have been cut between an entry and its record
             self.expect_no_record()

@@ -1,10 +1,13 @@
 """The model replica's Ray shell: `inference.versions` and `inference.replica` say what it does."""
 
+from functools import partial
+
 from configs.settings import Settings
 from configs.topology import MODEL_PREFIX, ModelTuning
 from deployments.autoscaling import LOCAL_CALLS
 from deployments.inference.catalogue_watch import CatalogueWatch, read_catalogue
 from deployments.inference.host import ModelHost
+from deployments.inference.log_check import check_log
 from deployments.inference.replica import Replica
 from deployments.inference.shadow import ShadowScoring
 from deployments.inference.versions import HeldVersions
@@ -46,6 +49,7 @@ class OnnxModel:
             self._versions,
             watch,
             self._database,
+            check_log=partial(check_log, settings, self._database),
             golden_interval_s=settings.models.golden_interval_s,
             shadow=shadow,
         )
@@ -58,7 +62,8 @@ class OnnxModel:
         self._versions.reconfigure(ModelTuning.model_validate(user_config))
 
     async def score(self, tensors: Tensors) -> Scores:
-        """The scores of each image, in order."""
+        """The scores of each image, in order. Raises `ModelHalted` after a self-test deviated."""
+        self._replica.check()
         return await self._versions.score(tensors)
 
     async def ready(self, _: None = None) -> None:

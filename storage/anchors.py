@@ -5,7 +5,8 @@ One line a checkpoint, a JSON object:
     note      the signed note, `storage.notes`
     frontier  base64 of the Merkle tree's frontier at that size; its root is the note's
     prior     hex SHA-256 of the line before, without its line feed; of nothing for the first line
-    recovers  only where entries were given up as lost: the size that the line before spoke of
+    recovers  only where entries were given up as lost: the size that the line before spoke of; it
+              counts where the note signs the entry that gives them up (`storage.recovery_entries`)
 
 The file is only ever added to, each line by one write that is on the disk before anybody hears of
 it. It belongs on another volume than the database, under another owner or append-only, because it
@@ -35,6 +36,7 @@ from storage.database import Database
 from storage.hashchain import Frontier
 from storage.heads import Behind, Diverged, Head, read_head, tip_at
 from storage.notes import Checkpoint, Note, VerifierKey, claimed_time, open_checkpoint
+from storage.recovery_entries import begun, check_gone_back
 from storage.tables import AuditCheckpoint, AuditState
 
 FIRST = hashlib.sha256().hexdigest()  # what the first line follows
@@ -223,7 +225,12 @@ async def startup_check(
         head = await read_head(database, await _known(database, last))
         if head is not None and public is not None:
             check_key(head, VerifierKey(head.origin, public), last)
+        if last is not None and last.recovers is not None:
+            await check_gone_back(database, anchors, last.checkpoint)
     except Diverged as diverged:
+        # With one lost entry an interrupted recovery reaches the last anchor, and looks rewritten.
+        if last is not None and (recovery := await begun(database, last.checkpoint)):
+            raise _behind(recovery.size, last, begun=recovery.seq).refusal() from None
         raise diverged.refusal() from None
     return head
 
@@ -257,9 +264,14 @@ async def _known(database: Database, last: Anchor | None) -> Head | None:
     if tip is None and size >= checkpoint.size:
         raise Diverged("an entry is missing", limit=f"entry {checkpoint.size}")
     if tip is None:
-        signed = claimed_time(last.note)
-        raise Behind(size, checkpoint.size, f"{signed:%Y-%m-%dT%H:%M:%SZ}" if signed else "")
+        raise _behind(size, last)
     return Head(checkpoint.origin, tip, last.frontier)
+
+
+def _behind(size: int, last: Anchor, begun: int | None = None) -> Behind:
+    signed = claimed_time(last.note)
+    when = f"{signed:%Y-%m-%dT%H:%M:%SZ}" if signed else ""
+    return Behind(size, last.checkpoint.size, when, begun)
 
 
 def _last(descriptor: int) -> tuple[Anchor | None, str, bool]:

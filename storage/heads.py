@@ -53,13 +53,18 @@ class Behind(Diverged):
         size: How many entries the database has.
         anchored: How many the last anchor speaks of.
         signed: When that anchor says that it was signed; "" where it does not say.
+        begun: The entry that gives up what is missing, and that no anchor confirms; None where
+            there is none.
     """
 
-    def __init__(self, size: int, anchored: int, signed: str) -> None:
+    def __init__(self, size: int, anchored: int, signed: str, begun: int | None = None) -> None:
         when = f", signed {signed}" if signed else ""
         super().__init__(
             "the audit log is read-only: it was cut, or is an older copy; restore the newer backup,"
-            " or give up what is lost by `medai audit recover`",
+            " or give up what is lost by `medai audit recover`"
+            if begun is None
+            else f"the audit log is read-only: entry {begun} gives up what is lost, and was not"
+            " anchored; give `medai audit recover` again",
             f"{size} entries",
             f"{anchored} entries or more, says the last anchor{when}",
         )

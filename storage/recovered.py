@@ -115,6 +115,9 @@ def check_anchored(
 ) -> None:
     """Whether exactly those heads were given up that the entries name.
 
+    An anchor that gives another up must hold the entry that does: who has no key can repeat an old
+    one after it, and nothing newer.
+
     Args:
         recoveries: Those of the log, in order.
         anchors: Every anchor, in order. After a second restore an earlier recovery may be among the
@@ -122,16 +125,17 @@ def check_anchored(
         findings: Where what does not fit is written.
     """
     waiting = list(recoveries)
-    lost = given_up = False
+    lost, given_up = False, 0  # the entry that gives the anchor before this one up
     for anchor in anchors:
         size = anchor.checkpoint.size
-        if not lost and anchor.recovers is not None and not given_up:
+        if not lost and anchor.recovers is not None and not 0 < given_up <= size:
             message = f"the anchors give up entries up to {anchor.recovers}, and no entry does"
-            findings.add(size, Flaw.RECOVERY, message)
-        given_up = False
+            if given_up:
+                message = f"the anchor of {size} entries was signed before entry {given_up}"
+            findings.add(given_up or size, Flaw.RECOVERY, message)
+        given_up = 0
         lost = lost or bool(waiting and size > waiting[0].size)
         if lost and waiting[0].names(anchor.checkpoint):
-            waiting.pop(0)
-            lost, given_up = False, True
+            lost, given_up = False, waiting.pop(0).seq
     for recovery in waiting:
         findings.add(recovery.seq, Flaw.RECOVERY, "it gives up a head that was not anchored")

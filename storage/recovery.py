@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 from uuid_utils.compat import uuid7
@@ -39,6 +38,7 @@ from storage.entries import Draft
 from storage.heads import Diverged, Head, read_head, tip_at
 from storage.notes import VerifierKey, claimed_time, open_checkpoint
 from storage.recovered import Recovery
+from storage.recovery_entries import begun as begun_recovery
 from storage.tables import AuditLog, AuditState
 
 REASON = (10, 200)  # characters
@@ -139,20 +139,20 @@ async def assess(database: Database, anchors: AnchorFile, key: Ed25519PrivateKey
         DatabaseUnavailable: The database is away.
     """
     last = await asyncio.to_thread(anchors.last)
-    begun = None if last is None else await _begun(database, last)
+    begun = None if last is None else await begun_recovery(database, last.checkpoint)
     if begun is None:
         try:
             await startup_check(database, anchors, key.public_key().public_bytes_raw())
         except AuditUnavailable as refusal:
             if not is_read_only(refusal):
-                raise _no_restore(refusal) from None
+                raise await _no_restore(database, anchors, refusal) from None
         else:
             raise Conflict("there is nothing to recover: the audit log is not behind its anchors")
     assert last is not None  # else the check would have passed, or said that anchors are missing
     try:
         return await _gap(database, anchors, last, key, begun)
     except Diverged as diverged:
-        raise _no_restore(diverged.refusal()) from None
+        raise await _no_restore(database, anchors, diverged.refusal()) from None
 
 
 async def recover(
@@ -207,26 +207,6 @@ async def recover(
     assert head is not None  # it continues one that is known
     await publish(database, anchors, head, key, at=now(), report=report, recovers=gap.lost_size)
     return seq
-
-
-async def _begun(database: Database, last: Anchor) -> Recovery | None:
-    """The recovery that gives up the last anchor: it was recorded, and then not anchored."""
-    async with database.reading() as session:
-        row = (
-            await session.execute(
-                select(AuditLog.payload, AuditLog.previous_hash)
-                .where(AuditLog.action == AuditAction.LOG_RECOVERY)
-                .order_by(AuditLog.seq.desc())
-                .limit(1)
-            )
-        ).first()
-    if row is None:
-        return None
-    try:
-        recovery = Recovery.of(orjson.loads(row.payload), row.previous_hash)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # what is wrong with it, a verification says
-    return recovery if recovery.names(last.checkpoint) else None
 
 
 async def _gap(
@@ -286,12 +266,59 @@ async def _known(database: Database, anchor: Anchor | None) -> Head | None:
     return Head(checkpoint.origin, tip, anchor.frontier)
 
 
-def _no_restore(refusal: AuditUnavailable) -> AuditUnavailable:
+async def _no_restore(
+    database: Database, anchors: AnchorFile, refusal: AuditUnavailable
+) -> AuditUnavailable:
     """A refusal, with the word that nothing is recovered here."""
     if refusal.retry_after_s is not None:  # the anchor file cannot be read now
         return refusal
+    state, _ = await _end(database)
+    size = state.size if state else 0
+    kept = await _given_up_before(database, anchors, size)
+    if kept is not None:
+        return AuditUnavailable(
+            f"this backup holds entries that were given up: restore one of at most {kept} entries,"
+            " or one made since",
+            (Violation("backup", f"{size} entries", f"{kept}"),),
+        )
     return AuditUnavailable(
         f"this is not an older copy of the log, and is not recovered: {refusal.detail}",
         refusal.violations
         or (Violation("audit log", advice="run `medai audit verify`, and medai-verify"),),
     )
+
+
+async def _given_up_before(database: Database, anchors: AnchorFile, size: int) -> int | None:
+    """How many entries were kept when those were given up with which the database ends.
+
+    None where it ends with no such entries.
+    """
+    if await _continues(database, await asyncio.to_thread(anchors.last)):
+        return None
+    for anchor, kept in await asyncio.to_thread(_ended, anchors, size):
+        if await _continues(database, anchor):
+            return kept
+    return None
+
+
+async def _continues(database: Database, anchor: Anchor | None) -> bool:
+    try:
+        await read_head(database, await _known(database, anchor))
+    except Diverged:
+        return False
+    return True
+
+
+def _ended(anchors: AnchorFile, size: int) -> list[tuple[Anchor, int]]:
+    """The newest anchors within `size` of the parts that were given up, and what was kept."""
+    ended: list[tuple[Anchor, int]] = []
+    newest: Anchor | None = None
+    for anchor in anchors:
+        here = anchor.checkpoint.size
+        if anchor.recovers is not None:
+            ended = [(one, min(kept, here - 1)) for one, kept in ended]
+            if newest is not None and newest.checkpoint.size >= here:
+                ended.append((newest, here - 1))
+        if here <= size:
+            newest = anchor
+    return ended

@@ -6,6 +6,7 @@ chunk of rows at a time. What it can and cannot find is told in `storage.verify_
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import String, cast, select
@@ -70,8 +71,8 @@ async def verify(database: Database, anchors: AnchorFile | None = None) -> Repor
         await check_erasures(session, committed, walk.changes, findings)
         await check_registry(session, walk.changes, findings)
         await check_users(session, walk.changes, findings)
-    if anchors is not None and walk.recoveries:
-        await asyncio.to_thread(check_anchored, walk.recoveries, anchors, findings)
+    if anchors is not None:
+        await asyncio.to_thread(_check_anchors, walk.recoveries, anchors, findings)
     return Report(
         origin=walk.origin,
         entries=walk.seq,
@@ -81,6 +82,11 @@ async def verify(database: Database, anchors: AnchorFile | None = None) -> Repor
         problem_count=findings.count,
         recoveries=tuple(walk.recoveries),
     )
+
+
+def _check_anchors(recoveries: Sequence[Recovery], anchors: AnchorFile, findings: Findings) -> None:
+    if recoveries or anchors.last() is not None:  # before the first anchor there is no file
+        check_anchored(recoveries, anchors, findings)
 
 
 async def _walk(session: AsyncSession, findings: Findings) -> LogWalk:

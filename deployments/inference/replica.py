@@ -6,7 +6,9 @@
     every COUNT_S      store what the challenger's comparison has counted (`inference.shadow`)
     on the schedule    run the golden case; a deviation halts the model, and the log says so
 
-While the database is away the replica goes on with what it holds.
+While the database is away the replica goes on with what it holds. A halt is recorded only in a log
+that fits its anchors. From a deviation on the replica itself answers nothing, whether or not it can
+be recorded, until the case passes again or a person has ended the halt.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from deployments.inference.catalogue_watch import REFRESH_S, CatalogueWatch
 from deployments.inference.recorder import SOFTWARE, utc_now
 from deployments.inference.shadow import ShadowScoring
 from deployments.inference.versions import HeldVersions
-from registry.errors import InvalidModel, MedAIError
+from registry.errors import InvalidModel, MedAIError, ModelHalted, Violation
 from registry.events import SYSTEM, AuditAction, AuditEvent, AuditOutcome, ServiceHalted
 from registry.shadow import Tally
 from storage.database import Database
@@ -48,6 +50,7 @@ class Replica:
         held: The versions of this replica.
         watch: The registry. The replica refreshes it.
         database: Where reports and halts go. The replica does not close it.
+        check_log: Raises `AuditUnavailable` where nothing may be added to the log.
         golden_interval_s: Seconds between two scheduled self-tests.
         shadow: Compares the model's challenger, where it has one. The replica closes it.
     """
@@ -59,6 +62,7 @@ class Replica:
         watch: CatalogueWatch,
         database: Database,
         *,
+        check_log: Callable[[], Awaitable[None]],
         golden_interval_s: float,
         shadow: ShadowScoring | None = None,
     ) -> None:
@@ -67,10 +71,12 @@ class Replica:
         self._held = held
         self._watch = watch
         self._database = database
+        self._check_log = check_log
         self._golden_interval_s = golden_interval_s
         self._shadow = shadow
         self._counted: dict[UUID, dict[str, Any]] = {}
         self._reported: Mapping[UUID, Holding] = {}
+        self._deviates = self._halted = False  # halted: and the registry says so
         self._one_at_a_time = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,6 +98,10 @@ class Replica:
         await self._watch.refresh()
         catalogue = self._watch.current()
         serving = catalogue.active(self._name) if self._name in catalogue.names else None
+        halted = self._name in catalogue.halts
+        if self._halted and not halted:
+            self._deviates = False  # a person has ended the halt
+        self._halted = halted
         self._held.hold(catalogue.wanted(self._name), None if serving is None else serving.model)
         if self._shadow is not None:
             self._shadow.follow(catalogue.shadow(self._name), serving)
@@ -121,16 +131,28 @@ class Replica:
             if self._shadow.forget(shadow_id):
                 self._counted.pop(shadow_id, None)
 
+    def check(self) -> None:
+        """Raises `ModelHalted` where this replica's self-test deviated and nobody looked yet."""
+        if self._deviates:
+            raise ModelHalted(
+                f"{self._name} is halted",
+                (Violation("model", GOLDEN_DEVIATION, advice="ask an administrator"),),
+            )
+
     async def self_test(self) -> None:
         """Run the golden case; where it fails, halt the model in every replica.
 
         Raises:
-            AuditUnavailable: The halt could not be recorded, so it does not hold.
+            AuditUnavailable: The halt could not be recorded: it holds in this replica only.
+            DatabaseUnavailable: The same, because the database is away.
         """
         try:
             await self._held.self_test()
         except InvalidModel as error:
+            self._deviates = True
             await self._halt(error)
+        else:
+            self._deviates = False
 
     async def close(self) -> None:
         """Stop following, and report nothing any longer."""
@@ -157,6 +179,7 @@ class Replica:
             context={"measured": [str(fault) for fault in deviation.violations]},
             changes=(ServiceHalted(self._name, GOLDEN_DEVIATION, SELF_TEST),),
         )
+        await self._check_log()
         (ended,) = await append_once(
             self._database, [event], software_version=SOFTWARE, now=utc_now
         )

@@ -197,7 +197,7 @@ def test_the_verifier_passes_over_a_torn_line_as_we_do(anchors: AnchorFile, tmp_
     check = medai_verify.LogCheck([medai_verify.Key(VKEY)])
 
     with path.open("rb") as lines:
-        found = [size for size, _ in check.anchors(lines)]
+        found = [size for size, *_ in check.anchors(lines)]
 
     assert check.findings == []
     assert found == [1, 3]

@@ -120,6 +120,25 @@ async def test_with_anchors_that_end_before_the_lost_head_nothing_is_certain(
     assert said["doubts"] == ["entry 7 gives up a head that is newer than the anchors"]
 
 
+async def test_nor_with_anchors_that_end_between_two_recoveries(
+    restored: Hospital, export: "Export", verify: "Verify", tmp_path: Path
+) -> None:
+    backup = await restored.backup()
+    await restored.recovers()
+    await restored.serves(9)
+    early = tmp_path / "early.jsonl"
+    early.write_bytes(restored.log.path.read_bytes())
+    await restored.serves(3)
+    await restored.restore(backup)
+    await restored.recovers()
+    await restored.serves(2)
+
+    code, said = verify("log", await export(), "--anchors", early, "--vkey", restored.vkey)
+
+    assert (code, said["findings"]) == (UNVERIFIABLE, [])
+    assert said["doubts"] == ["entry 7 gives up a head that is newer than the anchors"]
+
+
 async def test_an_anchor_goes_back_only_right_after_the_line_that_it_gives_up(
     restored: Hospital,
 ) -> None:

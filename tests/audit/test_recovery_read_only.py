@@ -6,6 +6,7 @@ import pytest
 
 from registry.errors import AuditUnavailable, is_read_only
 from tests.audit.recovery import Hospital, hospital, restored
+from tests.audit.test_recovery_forged import forge
 
 if TYPE_CHECKING:
     from conftest import Intruder
@@ -72,3 +73,22 @@ async def test_after_the_newer_database_came_back_it_opens_by_itself(hospital: H
     await hospital.restore(newest)
 
     await checkpointer.open()
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+async def test_a_recovery_that_was_begun_is_to_be_given_again(
+    lost: int, hospital: Hospital
+) -> None:
+    await hospital.serves(1)
+    backup = await hospital.backup()
+    await hospital.log.events(lost)  # with one, the recovery's entry has the lost one's number
+    await hospital.signs()
+    await hospital.restore(backup)
+    await forge(hospital)  # what a recovery leaves that ends between the entry and the anchor
+
+    with pytest.raises(AuditUnavailable, match="give `medai audit recover` again") as refused:
+        await hospital.log.checkpointer(hospital.key).open()
+
+    assert is_read_only(refused.value)
+    await hospital.recovers()
+    await hospital.log.checkpointer(hospital.key).open()

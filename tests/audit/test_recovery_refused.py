@@ -72,6 +72,29 @@ async def test_a_longer_log_that_was_rewritten_is_not_recovered(
         await restored.assess()
 
 
+@pytest.mark.parametrize("went_on", [0, 9])
+async def test_a_backup_from_a_part_that_was_given_up_before_is_named_as_such(
+    went_on: int, hospital: Hospital
+) -> None:
+    await hospital.serves(1)
+    older = await hospital.backup()
+    await hospital.serves(2)
+    given_up = await hospital.backup()
+    await hospital.serves(3)
+    await hospital.restore(older)
+    await hospital.recovers()
+    if went_on:
+        await hospital.serves(went_on)
+    await hospital.restore(given_up)
+
+    with pytest.raises(AuditUnavailable, match="given up: restore one of at most 6 entries"):
+        await hospital.assess()
+
+    if went_on:  # else the advice brings the log back to where there is nothing to recover
+        await hospital.restore(older)
+        assert (await hospital.assess()).first == 7
+
+
 async def test_another_log_is_not_recovered(restored: Hospital, intruder: "Intruder") -> None:
     await intruder.run(update(AuditState).values(origin="medaiflow/other"))
 

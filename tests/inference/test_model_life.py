@@ -5,15 +5,17 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from configs.settings import DatabaseSettings
+from configs.settings import DatabaseSettings, Settings
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.host import ModelHost
+from deployments.inference.log_check import check_log
 from deployments.inference.model_life import By, ModelLife
 from deployments.inference.recorder import SOFTWARE
 from deployments.inference.registration import read_candidate
@@ -76,7 +78,11 @@ class Site:
 
         watch = CatalogueWatch(self.database, self.home / "models")
         held = HeldVersions((await self.catalogue()).active(NAME), watch, load)
-        replica = Replica(NAME, held, watch, self.database, golden_interval_s=3600)
+        replica = Replica(
+            *(NAME, held, watch, self.database),
+            check_log=partial(check_log, Settings(home=self.home), self.database),
+            golden_interval_s=3600,
+        )
         replica.start()
         await replica.follow()
         return Running(replica, held)

@@ -5,15 +5,17 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from configs.settings import DatabaseSettings
+from configs.settings import DatabaseSettings, Settings
 from deployments.inference.catalogue_watch import CatalogueWatch
 from deployments.inference.host import ModelHost
+from deployments.inference.log_check import check_log
 from deployments.inference.model_life import By, ModelLife
 from deployments.inference.recorder import SOFTWARE
 from deployments.inference.registration import (
@@ -105,7 +107,12 @@ class Hospital:
         held = HeldVersions(await self.active(), watch, load)
         scoring = ShadowScoring(held.loaded, Instruments(f"model:{NAME}"), chance=lambda: 0.0)
         held.on_answer(scoring.offer)
-        replica = Replica(NAME, held, watch, self.database, golden_interval_s=3600, shadow=scoring)
+        replica = Replica(
+            *(NAME, held, watch, self.database),
+            check_log=partial(check_log, Settings(home=self.home), self.database),
+            golden_interval_s=3600,
+            shadow=scoring,
+        )
         running = Running(replica, held)
         self.running.append(running)
         await running.follow()
