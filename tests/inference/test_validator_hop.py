@@ -21,6 +21,8 @@ JPEG, SMALL, SLOW = film_jpeg(), dicom_file("MR_small.dcm"), dicom_file("RG1_J2K
 class Validator:
     """A replica that holds some files until it is let. Has what of a Serve handle a hop uses."""
 
+    deployment_name = "Validator"
+
     def __init__(self, held: bytes) -> None:
         self.calls: list[list[bytes]] = []
         self.may_end = asyncio.Event()
