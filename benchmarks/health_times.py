@@ -9,9 +9,10 @@ kubelets and load balancers do.
 
 import threading
 import time
+from http import HTTPStatus
+from http.client import HTTPConnection
 from pathlib import Path
 
-import httpx2
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from benchmarks.bench import QUICK, Bench, image
 from benchmarks.film import Picture
 from benchmarks.load import Load
 from benchmarks.overload import SATURATING
+from benchmarks.processes import Left
 from benchmarks.rows import CXR, ROWS
 from benchmarks.service import HOST, Service, measure
 
@@ -38,16 +40,21 @@ class Prober(threading.Thread):
         super().__init__(name="prober", daemon=True)
         self.times: dict[str, list[float]] = {path: [] for path in PATHS}
         self.stopped = threading.Event()
-        self._base = f"http://{HOST}:{service.port}"
+        self._port = service.port
 
     def run(self) -> None:
         """See the module's docstring."""
         while not self.stopped.is_set():
             for path, times in self.times.items():
                 started = time.perf_counter()
-                response = httpx2.get(f"{self._base}{path}", timeout=10)
+                connection = HTTPConnection(HOST, self._port, timeout=10)
+                connection.request("GET", path)
+                response = connection.getresponse()
+                response.read()
                 times.append((time.perf_counter() - started) * 1e3)
-                response.raise_for_status()
+                connection.close()
+                if response.status != HTTPStatus.OK:
+                    raise Left(f"{path} answered {response.status}")
                 self.stopped.wait(PAUSE_S)
 
 
