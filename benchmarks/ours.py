@@ -165,6 +165,7 @@ def topology_of(
             deployment["num_replicas"] = 1
         if sessions > 1 and deployment["name"] == f"OnnxModel:{model}":
             deployment["num_replicas"] = sessions
+            deployment["user_config"] = {"max_batch_size": 1}  # docs/scaling.md, Batches
         if sessions > 1 and deployment["name"] == "Gateway":
             deployment["user_config"]["validator"]["max_in_flight"] = 2 * sessions
     overrides = [
