@@ -29,7 +29,7 @@ class AuditWriter:
             self._metrics.instruments,
             tracing=self._tracing,
         )
-        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        folder = folder_of(settings.home_dir, wanted=settings.server.local_calls)
         self._local = LocalReplica(folder, "AuditWriter", self.append)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:

@@ -48,7 +48,7 @@ class Gateway:
         instruments.watch(self._show)
         self._tracing = start_tracing(settings.tracing, instruments)
         self._catalogue = CatalogueWatch.start(settings)
-        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        folder = folder_of(settings.home_dir, wanted=settings.server.local_calls)
         self._screening = ValidatorHop(
             validator, tuning.validator, timeout_s=limits.deadline_s, folder=folder
         )

@@ -20,6 +20,7 @@ that hangs would look idle; a connection that breaks fails the calls on their wa
 import asyncio
 import pickle
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from itertools import count
@@ -51,7 +52,7 @@ class Gone(Exception):
         self.sent = sent
 
 
-class _Frames(asyncio.Protocol):
+class _Frames(asyncio.Protocol, ABC):
     """One end of a connection: writes frames, and cuts what arrives into frames."""
 
     def __init__(self) -> None:
@@ -84,9 +85,9 @@ class _Frames(asyncio.Protocol):
         if not self.closed.done():
             self.closed.set_result(None)
 
+    @abstractmethod
     def take(self, kind: int, number: int, value: Any) -> None:
         """One frame has arrived."""
-        raise NotImplementedError
 
     def send(self, kind: Kind, number: int, value: object) -> None:
         """Write one frame. Silent where the other end is gone."""

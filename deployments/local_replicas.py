@@ -32,12 +32,15 @@ LOOK_EVERY_S: Final = 0.5
 GOODBYE_S: Final = 10.0  # how long callers may take to close once they have been told
 
 
-def folder_of(home: Path) -> Path | None:
+def folder_of(home: Path, *, wanted: bool = True) -> Path | None:
     """The folder of the sockets of one home, made where it is missing; None where it is not ours.
 
     Args:
         home: The home of the application (`MEDAI_HOME`).
+        wanted: Whether there shall be local calls (`MEDAI_SERVER__LOCAL_CALLS`); else None.
     """
+    if not wanted:
+        return None
     try:
         digest = hashlib.sha256(str(home.resolve()).encode()).hexdigest()[:8]
         folder = Path(tempfile.gettempdir()) / f"medai-{digest}"

@@ -54,7 +54,7 @@ class OnnxModel:
             shadow=shadow,
         )
         self._replica.start()
-        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        folder = folder_of(settings.home_dir, wanted=settings.server.local_calls)
         self._local = LocalReplica(folder, f"{MODEL_PREFIX}{name}", self.score)
 
     def reconfigure(self, user_config: dict[str, object]) -> None:

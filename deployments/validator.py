@@ -27,7 +27,7 @@ class Validator:
         self._metrics = start_exporting(settings, "validator", logs)
         self._catalogue = CatalogueWatch.start(settings)
         self._tracing = start_tracing(settings.tracing, self._metrics.instruments)
-        folder = folder_of(settings.home_dir) if settings.server.local_calls else None
+        folder = folder_of(settings.home_dir, wanted=settings.server.local_calls)
         self._models = ModelHop(models, timeout_s=settings.limits.deadline_s, folder=folder)
         self._predictor = self.PREDICTOR(
             self._catalogue,

@@ -215,6 +215,7 @@ def test_the_folder_of_a_home_is_closed_to_others_and_always_the_same(
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     assert folder_of(tmp_path / "home") == made != folder_of(tmp_path / "another")
 
+    assert folder_of(tmp_path / "home", wanted=False) is None
     made.chmod(0o2700)  # as a Kubernetes volume with fsGroup has it
     assert folder_of(tmp_path / "home") == made
     made.chmod(0o755)
