@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from registry.contract import Receipt
@@ -23,7 +24,7 @@ from registry.errors import Conflict, DatabaseUnavailable, MedAIError
 from registry.events import SYSTEM, AuditAction, AuditEvent, ContextValue
 from storage.chain import Chain, advance, lock, origin_of
 from storage.database import Database
-from storage.entries import FORMAT, Draft, Rows, compose, write
+from storage.entries import FORMAT, Draft, Rows, applied, compose, write
 from storage.faults import translated
 from storage.records import rfc3339
 from storage.tables import AuditLog
@@ -64,11 +65,11 @@ class Appender:
             after = await self._place(session, after, [*await _genesis(session, before), start])
             if start.refusal is not None:
                 raise start.refusal
-            await advance(session, before, after, writer_id=writer_id)
+            await session.run_sync(advance, before, after, writer_id=writer_id)
         return after
 
     async def append_at(self, tip: Chain, drafts: Sequence[Draft]) -> Chain:
-        """Record all of `drafts` at `tip`, or nothing. Gives the new tip.
+        """Record all of `drafts`, which only add rows, at `tip`, or nothing. Gives the new tip.
 
         Raises:
             StaleTip: The tip is not there any longer.
@@ -76,10 +77,15 @@ class Appender:
             DatabaseUnavailable: Nothing was recorded, or nobody knows.
         """
         after = tip.copy()
-        async with self._database.transaction() as session:
-            rows = await self._compose(session, after, drafts)
-            await advance(session, tip, after)  # first: it locks, and finds out a stale tip
-            await write(session, rows)
+        at = self._now()
+        drafts = _with_clock_step(after, drafts, at)
+        rows = compose(after, drafts, [[] for _ in drafts], at=at, software=self._software)
+
+        def move(session: Session) -> None:
+            advance(session, tip, after)  # first: it locks, and finds out a stale tip
+            write(session, rows)
+
+        await self._database.in_one_go(move)
         return after
 
     async def append_locked(
@@ -104,7 +110,7 @@ class Appender:
             if fresh:
                 after = await self._place(session, after, fresh)
             if after.size > before.size:
-                await advance(session, before, after)
+                await session.run_sync(advance, before, after)
         return after
 
     async def go_on(self, draft: Draft, *, size: int, tip: bytes) -> None:
@@ -123,16 +129,19 @@ class Appender:
                 raise Conflict("the audit log has moved meanwhile: begin again")
             after = before.copy()
             after.epoch += 1
-            rows = await compose(session, after, [draft], at=self._now(), software=self._software)
-            await advance(session, before, after)
-            await write(session, rows)
+            rows = await self._composed(session, after, [draft], at=self._now())
+            await session.run_sync(advance, before, after)
+            await session.run_sync(write, rows)
 
     async def _place(self, session: AsyncSession, chain: Chain, drafts: Sequence[Draft]) -> Chain:
         """Insert `drafts` after `chain`, leaving out the refused; gives the tip after them."""
         after = chain.copy()
         try:
             async with session.begin_nested():
-                await write(session, await self._compose(session, after, drafts))
+                at = self._now()
+                dated = _with_clock_step(after, drafts, at)
+                rows = await self._composed(session, after, dated, at=at)
+                await session.run_sync(write, rows)
         except (MedAIError, SQLAlchemyError) as error:
             refusal = error if isinstance(error, MedAIError) else translated(error)
             if isinstance(refusal, DatabaseUnavailable):
@@ -146,11 +155,11 @@ class Appender:
         chain = await self._place(session, chain, drafts[:middle])
         return await self._place(session, chain, drafts[middle:])
 
-    async def _compose(self, session: AsyncSession, chain: Chain, drafts: Sequence[Draft]) -> Rows:
-        at = self._now()
-        step = _clock_step(chain, at)
-        drafts = [step, *drafts] if step else drafts
-        return await compose(session, chain, drafts, at=at, software=self._software)
+    async def _composed(
+        self, session: AsyncSession, chain: Chain, drafts: Sequence[Draft], *, at: datetime
+    ) -> Rows:
+        changes = await applied(session, drafts, at=at)
+        return compose(chain, drafts, changes, at=at, software=self._software)
 
 
 async def _genesis(session: AsyncSession, chain: Chain) -> list[Draft]:
@@ -177,6 +186,11 @@ async def _unrecorded(session: AsyncSession, drafts: Sequence[Draft]) -> list[Dr
     for draft in drafts:
         draft.receipt, draft.refusal = receipts.get(draft.event.event_id), None
     return [draft for draft in drafts if draft.receipt is None]
+
+
+def _with_clock_step(chain: Chain, drafts: Sequence[Draft], at: datetime) -> Sequence[Draft]:
+    step = _clock_step(chain, at)
+    return [step, *drafts] if step else drafts
 
 
 def _clock_step(chain: Chain, at: datetime) -> Draft | None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from sqlalchemy import CursorResult, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from registry.errors import AuditUnavailable
 from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
@@ -123,11 +124,9 @@ async def origin_of(session: AsyncSession) -> str:
     return origin
 
 
-async def advance(
-    session: AsyncSession, before: Chain, after: Chain, *, writer_id: str | None = None
-) -> None:
+def advance(session: Session, before: Chain, after: Chain, *, writer_id: str | None = None) -> None:
     """Move the stored tip from `before` to `after`. Raises `StaleTip` where it is not there."""
-    moved = await session.execute(
+    moved = session.execute(
         _MOVE if writer_id is None else _MOVE.values(writer_id=writer_id),
         {
             "size": after.size,

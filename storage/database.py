@@ -2,7 +2,7 @@
 
 Rules this file keeps:
 
-- `Database.transaction` is the only commit there is; nothing below or above it commits.
+- `Database.transaction` and `Database.in_one_go` are the only commits there are.
 - `Database.reading` sees one moment (SQLite: WAL; PostgreSQL: REPEATABLE READ READ ONLY) and cannot
   write.
 - Whoever waits for a connection hears within the connect time-out, and at once while the database
@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, TypeVar
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session as BlockingSession
 from sqlalchemy.pool import QueuePool
 
 from configs.settings import DatabaseSettings
@@ -29,6 +30,7 @@ from storage.circuit import Circuit, CircuitState
 from storage.engine import SQLITE, engine_of, parse_url, reading, writing
 from storage.faults import code, translated, unavailable
 from storage.retries import retrying
+from storage.sqlite_thread import WritingThread
 
 Session: TypeAlias = AsyncSession  # what those who ask by `Database.read` are given
 T = TypeVar("T")
@@ -64,6 +66,7 @@ class Database:
         parsed = parse_url(url)
         self.is_sqlite = parsed.drivername == SQLITE
         self._engine = engine_of(settings, parsed)
+        self._thread = WritingThread(settings, parsed) if self.is_sqlite else None
         self._writing = writing(self._engine)
         self._reading = reading(self._engine)
         self._patience_s = settings.connect_timeout_s * _PATIENCE
@@ -88,6 +91,23 @@ class Database:
         async with self._session(self._writing) as session:
             yield session
             await session.commit()
+
+    async def in_one_go(self, work: Callable[[BlockingSession], None]) -> None:
+        """Commit what `work` does, or nothing. It must wait for nothing but its statements.
+
+        On SQLite all of it is one trip to a thread, which takes half the time of `transaction`.
+
+        Raises:
+            DatabaseUnavailable, Conflict, Internal: As `transaction` does.
+        """
+        if self._thread is None:
+            async with self.transaction() as session:
+                await session.run_sync(work)
+            return
+        try:
+            await self._thread.commit(work)
+        except (SQLAlchemyError, OSError) as error:
+            raise translated(error) from None
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -154,6 +174,8 @@ class Database:
             for task in self._late:
                 task.cancel()
         await asyncio.gather(*self._late, *self._closing, return_exceptions=True)
+        if self._thread is not None:
+            await self._thread.close()
         await self._engine.dispose()
 
     @property

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -68,12 +68,27 @@ def engine_of(settings: DatabaseSettings, url: URL) -> AsyncEngine:
         pool_use_lifo=True,  # what is not needed stays idle, and the server may end it
     )
     if sqlite:
-        _set_pragmas(engine)
-        _begin(engine)
+        _set_pragmas(engine.sync_engine)
+        _begin(engine.sync_engine)
     else:
         _ping_idle_connections(engine)
         _cut_dead_connections(engine)
     return engine
+
+
+def blocking_engine_of(settings: DatabaseSettings, url: URL) -> Engine:
+    """The engine of one SQLite file for one thread that writes. Connects to nothing yet."""
+    engine = create_engine(
+        _existing_file(url).set(drivername="sqlite+pysqlite"),
+        connect_args=_sqlite_options(settings),
+        hide_parameters=True,
+        pool_size=1,
+        max_overflow=0,
+        pool_recycle=int(settings.pool_recycle_s),
+    )
+    _set_pragmas(engine)
+    _begin(engine)
+    return engine.execution_options(**{_WRITES: True})
 
 
 def writing(engine: AsyncEngine) -> AsyncEngine:
@@ -112,14 +127,17 @@ class RollingBack(sqlite3.Connection):
             super().close()
 
 
-def _sqlite_args(settings: DatabaseSettings) -> dict[str, Any]:
+def _sqlite_options(settings: DatabaseSettings) -> dict[str, Any]:
     # isolation_level None: the BEGINs are ours, see _begin. The time-out is that of the lock.
     return {
         "isolation_level": None,
         "timeout": settings.command_timeout_s,
         "factory": RollingBack,
-        "async_creator_fn": sqlite_trips.connect,
     }
+
+
+def _sqlite_args(settings: DatabaseSettings) -> dict[str, Any]:
+    return _sqlite_options(settings) | {"async_creator_fn": sqlite_trips.connect}
 
 
 def _postgresql_args(settings: DatabaseSettings) -> dict[str, Any]:
@@ -138,11 +156,11 @@ def _postgresql_args(settings: DatabaseSettings) -> dict[str, Any]:
     }
 
 
-def _set_pragmas(engine: AsyncEngine) -> None:
+def _set_pragmas(engine: Engine) -> None:
     # recursive_triggers: else INSERT OR REPLACE would pass by the triggers of the audit log.
     pragmas = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON")
 
-    @event.listens_for(engine.sync_engine, "connect")
+    @event.listens_for(engine, "connect")
     def set_pragmas(connection: Any, _: object) -> None:
         cursor = connection.cursor()
         for pragma in pragmas:
@@ -150,8 +168,8 @@ def _set_pragmas(engine: AsyncEngine) -> None:
         cursor.close()
 
 
-def _begin(engine: AsyncEngine) -> None:
-    @event.listens_for(engine.sync_engine, "begin")
+def _begin(engine: Engine) -> None:
+    @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options()[_WRITES]
         if connection.info.get(_WRITES) != writes:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from registry.contract import Receipt
 from registry.errors import Internal, MedAIError
@@ -78,22 +79,46 @@ class Rows:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
 
-async def compose(
-    session: AsyncSession, chain: Chain, drafts: Sequence[Draft], *, at: datetime, software: str
-) -> Rows:
-    """Apply the changes of `drafts`, move `chain` over their entries, and give the rows.
+async def applied(
+    session: AsyncSession, drafts: Sequence[Draft], *, at: datetime
+) -> list[list[Json]]:
+    """Apply the changes of `drafts`; for each, what its entry says of them.
 
     Raises:
-        MedAIError: A change was refused, or an event cannot be written down.
+        MedAIError: A change was refused.
+    """
+    return [
+        [await apply(session, change, at=at) for change in _split(draft.event.changes)[1]]
+        for draft in drafts
+    ]
+
+
+def compose(
+    chain: Chain,
+    drafts: Sequence[Draft],
+    changes: Sequence[list[Json]],
+    *,
+    at: datetime,
+    software: str,
+) -> Rows:
+    """Move `chain` over the entries of `drafts`, and give the rows.
+
+    Args:
+        chain: The tip.
+        drafts: The events, in order.
+        changes: What `applied` gave for them.
+        at: When they are recorded.
+        software: What every entry says it was written by.
+
+    Raises:
+        MedAIError: An event cannot be written down.
     """
     rows = Rows()
-    for draft in drafts:
-        event = draft.event
-        results, others = _split(event.changes)
-        changes: list[Json] = [await apply(session, change, at=at) for change in others]
+    for draft, changed in zip(drafts, changes, strict=True):
+        results, _ = _split(draft.event.changes)
         try:
             record = record_of(results[0]) if results else None
-            _add_entry(rows, chain, draft, record, changes, at=rfc3339(at), software=software)
+            _add_entry(rows, chain, draft, record, changed, at=rfc3339(at), software=software)
         except (TypeError, ValueError):
             raise Internal("the event holds a value that cannot be recorded") from None
         if record is not None:
@@ -101,13 +126,13 @@ async def compose(
     return rows
 
 
-async def write(session: AsyncSession, rows: Rows) -> None:
+def write(session: Session, rows: Rows) -> None:
     """Insert, the rows that others refer to first."""
     for values, statement in zip(
         (rows.results, rows.validations, rows.subjects, rows.entries), _INSERTS, strict=True
     ):
         if values:
-            await session.execute(statement, values)
+            session.execute(statement, values)
 
 
 def is_plain(event: AuditEvent) -> bool:

@@ -33,7 +33,7 @@ async def test_a_tip_that_is_not_there_is_not_moved(
         after.add(b"{}", "")
 
         with pytest.raises(StaleTip):
-            await advance(session, moved(tip, **stale), after)
+            await session.run_sync(advance, moved(tip, **stale), after)
 
     async with database.transaction() as session:
         assert (await lock(session)).size == tip.size
