@@ -2,6 +2,7 @@
 
 from configs.settings import Settings
 from configs.topology import AuditTuning
+from deployments import garbage
 from deployments.inference.recorder import Recorder
 from deployments.inference.signing import signing
 from deployments.local_replicas import LocalReplica, folder_of
@@ -31,6 +32,7 @@ class AuditWriter:
         )
         folder = folder_of(settings.home_dir, wanted=settings.server.local_calls)
         self._local = LocalReplica(folder, "AuditWriter", self.append)
+        garbage.settle()
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""

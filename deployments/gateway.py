@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from configs.settings import Settings
 from configs.topology import GatewayTuning
-from deployments import replica_counts
+from deployments import garbage, replica_counts
 from deployments.api.app import Services, create_app
 from deployments.api.health import HealthChecks
 from deployments.api.health_details import HostView
@@ -102,7 +102,9 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application Serve puts behind HAProxy."""
-        return create_app(self._services, docs=self._docs)
+        app = create_app(self._services, docs=self._docs)
+        garbage.settle()
+        return app
 
     async def _reachable(self) -> None:
         await self._database.ping()

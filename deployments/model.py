@@ -4,6 +4,7 @@ from functools import partial
 
 from configs.settings import Settings
 from configs.topology import MODEL_PREFIX, ModelTuning
+from deployments import garbage
 from deployments.autoscaling import LOCAL_CALLS
 from deployments.inference.catalogue_watch import CatalogueWatch, read_catalogue
 from deployments.inference.host import ModelHost
@@ -56,6 +57,7 @@ class OnnxModel:
         self._replica.start()
         folder = folder_of(settings.home_dir, wanted=settings.server.local_calls)
         self._local = LocalReplica(folder, f"{MODEL_PREFIX}{name}", self.score)
+        garbage.settle()
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""

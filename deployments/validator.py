@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from configs.settings import Settings
 from configs.topology import ValidatorTuning
+from deployments import garbage
 from deployments.autoscaling import LOCAL_CALLS
 from deployments.hops import Handle, ModelHop
 from deployments.inference.catalogue_watch import CatalogueWatch
@@ -40,6 +41,7 @@ class Validator:
         )
         self._screen = traced_batches(self._predictor.screen, self._tracing)
         self._local = LocalReplica(folder, "Validator", self.screen)
+        garbage.settle()
 
     def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take new tuning from `serve_config.yaml` without a restart."""

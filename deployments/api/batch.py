@@ -99,7 +99,7 @@ def routes(replays: Replays, uploads: Uploads) -> APIRouter:
         responses={200: {"headers": idempotency.REPLAYED_HEADER}, **PROBLEMS},
         openapi_extra={"requestBody": REQUEST_BODY, "parameters": [idempotency.PARAMETER]},
     )
-    @requires(Permission.INFER, max_body_bytes=uploads.max_batch_bytes)
+    @requires(Permission.INFER, max_body_bytes=uploads.max_batch_bytes, admit=replays.admit)
     async def infer_batch(request: Request, model: ModelName, frame: Frame = None) -> Response:
         """One answer with a status for each image, in order; a bad image harms no other.
 

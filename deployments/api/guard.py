@@ -45,6 +45,7 @@ class GuardedRoute(APIRoute):
             Unauthenticated: Nobody is known, though somebody must be.
             PasswordExpired: The caller may only set a new password.
             Forbidden: The caller's role does not hold the permission.
+            Overloaded: There is no room for the request.
         """
         exchange = exchange_in(scope)
         exchange.route = self.path
@@ -58,6 +59,8 @@ class GuardedRoute(APIRoute):
                 raise PasswordExpired("a new password is needed first: POST /auth/password")
             if not holds(exchange.principal.role, permission):
                 raise Forbidden(f"this needs the permission {permission}")
+        if self.access.admit is not None:
+            self.access.admit(scope)
         await super().handle(scope, receive, send)
 
 

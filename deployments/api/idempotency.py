@@ -25,6 +25,7 @@ from uuid import UUID
 
 import orjson
 from starlette.requests import Request
+from starlette.types import Scope
 
 from deployments.api.batch_form import MAX_IMAGES
 from deployments.inference.refusals import refusal_again
@@ -46,6 +47,7 @@ from storage.models import ModelRepository
 from storage.results import ResultRepository, StoredResult
 
 HEADER: Final = "Idempotency-Key"
+_HEADER: Final = b"idempotency-key"  # as ASGI spells it
 REPLAYED: Final = "Idempotency-Replayed"
 MAX_KEY: Final = 128
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY}}}")
@@ -96,6 +98,17 @@ class Replays:
         self._database = database
         self._locks: dict[tuple[UUID, str], asyncio.Lock] = {}
         self._waiting: Counter[tuple[UUID, str]] = Counter()
+
+    def admit(self, scope: Scope) -> None:
+        """Refuse early what cannot be worked on now; reading it would cost those who can be.
+
+        A request with a key is let through: its answer may be there already.
+
+        Raises:
+            Overloaded: The house is full.
+        """
+        if all(name != _HEADER for name, _ in scope["headers"]):
+            self._service.admission.expect()
 
     async def infer(self, request: ImageRequest, principal: Principal) -> tuple[Answer, bool]:
         """Answer one image; whether the answer was recorded before.

@@ -106,7 +106,7 @@ def routes(replays: Replays, uploads: Uploads) -> APIRouter:
         responses={200: {"headers": SERVER_TIMING | idempotency.REPLAYED_HEADER}, **PROBLEMS},
         openapi_extra={"requestBody": REQUEST_BODY, "parameters": [idempotency.PARAMETER]},
     )
-    @requires(Permission.INFER, max_body_bytes=uploads.max_body_bytes)
+    @requires(Permission.INFER, max_body_bytes=uploads.max_body_bytes, admit=replays.admit)
     async def infer(request: Request, model: ModelName, frame: Frame = None) -> Response:
         """The answer is recorded before it is sent.
 

@@ -10,6 +10,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from starlette.types import Scope
+
 from registry.contract import Role
 
 DEFAULT_BODY_BYTES: Final = 64 * 1024
@@ -53,13 +55,15 @@ class Access:
     """What a route declares: the permission it needs (None: public) and the largest body.
 
     `recognises`: it is public, but says more to whom it knows; a token that is not good is no error
-    there. `body_timeout_s`: how long the body may take, where that is longer than usual.
+    there. `body_timeout_s`: how long the body may take, where that is longer than usual. `admit`:
+    called before anything of the request is looked at; raises where there is no room for it.
     """
 
     permission: Permission | None
     max_body_bytes: int = DEFAULT_BODY_BYTES
     recognises: bool = False
     body_timeout_s: float | None = None
+    admit: Callable[[Scope], None] | None = None
 
 
 PUBLIC: Final = None  # instead of a permission: anybody
@@ -73,9 +77,10 @@ def requires(
     max_body_bytes: int = DEFAULT_BODY_BYTES,
     recognises: bool = False,
     body_timeout_s: float | None = None,
+    admit: Callable[[Scope], None] | None = None,
 ) -> Callable[[Endpoint], Endpoint]:
     """Declare what a route's endpoint needs: a permission, or `PUBLIC`."""
-    access = Access(permission, max_body_bytes, recognises, body_timeout_s)
+    access = Access(permission, max_body_bytes, recognises, body_timeout_s, admit)
 
     def declare(endpoint: Endpoint) -> Endpoint:
         setattr(endpoint, _ATTRIBUTE, access)

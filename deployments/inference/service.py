@@ -104,15 +104,8 @@ class Admission:
     @contextmanager
     def of(self, images: int) -> Iterator[None]:
         """Work on so many images. Raises `Overloaded` where there is no room for them."""
-        if self._stopping:
-            raise Overloaded("the service is stopping", retry_after_s=self._limits.retry_after_s)
-        room = self._limits.max_in_progress
-        images = min(images, room)
-        if self.in_progress + images > room:
-            raise Overloaded(
-                f"{self.in_progress} of {room} images are in progress; try again shortly",
-                retry_after_s=self._limits.retry_after_s,
-            )
+        images = min(images, self._limits.max_in_progress)
+        self.expect(images)
         self.in_progress += images
         try:
             yield
@@ -120,6 +113,17 @@ class Admission:
             self.in_progress -= images
             if not self.in_progress:
                 self._idle.set()
+
+    def expect(self, images: int = 1) -> None:
+        """Raises `Overloaded` where there is no room for so many at this moment."""
+        room = self._limits.max_in_progress
+        reason = ""
+        if self._stopping:
+            reason = "the service is stopping"
+        elif self.in_progress + images > room:
+            reason = f"{self.in_progress} of {room} images are in progress; try again shortly"
+        if reason:
+            raise Overloaded(reason, retry_after_s=self._limits.retry_after_s)
 
     async def check(self) -> None:
         """Raises `Overloaded` once nothing more is accepted."""

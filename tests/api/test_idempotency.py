@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx2
 import pytest
 
+from configs.settings import LimitSettings
 from deployments.api.answers import InferenceDetails
 from deployments.api.batch import BatchDetails
 from deployments.api.idempotency import Replays, digest_of
@@ -356,3 +357,16 @@ async def test_the_key_is_in_no_log_line(
     await infer(house, OTHER, key="PAT-4711")
 
     assert "4711" not in str(lines())
+
+
+async def test_a_full_house_still_gives_an_answer_again(build: Callable[..., Any]) -> None:
+    house = await build(limits=LimitSettings(max_in_progress=1))
+    first = await infer(house)
+
+    with house.services.inference.admission.of(1):
+        again = await infer(house)
+        another = await infer(house, key="key-2")
+
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+    assert again.json()["result_id"] == first.json()["result_id"]
+    assert another.status_code == 503

@@ -344,6 +344,20 @@ async def test_a_full_house_says_so_and_when_to_come_again(build: Callable[..., 
     assert second.headers["retry-after"] == "7"
 
 
+async def test_a_full_house_looks_at_nothing_of_an_image(build: Callable[..., Any]) -> None:
+    house = await build(limits=LimitSettings(max_in_progress=1))
+    unknown = {"Content-Type": "text/plain"}
+
+    with house.services.inference.admission.of(1):
+        full = await house.client("clara").post(INFER, content=IMAGE, headers=unknown)
+        viewer = await house.client("vera").post(INFER, content=IMAGE, headers=unknown)
+    free = await house.client("clara").post(INFER, content=IMAGE, headers=unknown)
+
+    assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+    assert viewer.status_code == 403
+    assert free.status_code == 415
+
+
 def an_upload(content_length: int | None) -> Request:
     exchange = Exchange("0-0")
     exchange.content_length = content_length
