@@ -19,7 +19,15 @@ from deployments.commands import complete, console, opened, record, recording
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.recorder import SOFTWARE, utc_now
 from registry.contract import Receipt
-from registry.errors import AuditUnavailable, BadRequest, Conflict, MedAIError, Violation
+from registry.errors import (
+    AuditUnavailable,
+    BadRequest,
+    Conflict,
+    InvalidConfiguration,
+    MedAIError,
+    NotFound,
+    Violation,
+)
 from registry.events import CLI, AuditAction, AuditEvent, ContextValue, PatientErased
 from storage.anchors import AnchorFile, startup_check
 from storage.archive import Archive, Manifest, Month
@@ -33,6 +41,7 @@ from storage.notes import VerifierKey
 from storage.rotation import first_key, rotate, writer_runs
 from storage.signing_keys import load_keys, pending_key, put_in_force, read_key
 from storage.verify import Report, verify
+from storage.verify_heads import LogKeys
 
 EXIT_TAMPERED = 1
 EXIT_BEHIND_ANCHOR = 2
@@ -46,7 +55,7 @@ _PSEUDONYM = re.compile(r"p\d+:[0-9a-f]{32}")
 def verify_log(
     as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
 ) -> None:
-    """Check every entry of the log, and every record against the log.
+    """Check every entry of the log, what was signed of it, and every record against the log.
 
     Entries that were given up as lost after a restore are named, and are all right. Exit codes:
     0 all right, 1 tampered with (or database or anchors cannot be read), 2 the log is not the
@@ -57,7 +66,7 @@ def verify_log(
     async def work() -> tuple[Report, MedAIError | None]:
         async with opened(settings) as database:
             anchors = AnchorFile(settings.anchor_file)
-            report = await verify(database, anchors)
+            report = await verify(database, anchors, await _keys(settings, database))
             try:
                 await startup_check(database, anchors)
             except AuditUnavailable as behind:
@@ -276,6 +285,21 @@ def _unverified(manifest: Manifest, why: str) -> AuditUnavailable:
     )
 
 
+async def _keys(settings: Settings, database: Database) -> LogKeys | None:
+    """The log's keys; None on a host that holds none, or where nothing has been signed."""
+    try:
+        private = load_keys(settings.log_key_dir, generate=False).private
+        async with database.reading() as session:
+            origin = (await AuditRepository(session).head()).origin
+    except (InvalidConfiguration, NotFound):
+        return None
+    present = VerifierKey.of(origin, private)
+    try:
+        return LogKeys(await first_key(database, private), present)
+    except AuditUnavailable:  # a change of key cannot be read: the verification says where
+        return LogKeys(present, present)
+
+
 def _signer(settings: Settings, database: Database) -> Checkpointer:
     """A checkpointer with the present key, for a moment in which no writer runs."""
     failures = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -332,6 +356,11 @@ def _print(report: Report) -> None:
     console.print(f"log       {report.origin}")
     console.print(f"entries   {report.entries}")
     console.print(f"tip       {report.tip.hex()}")
+    if report.anchored is None:
+        console.print("[yellow]the log's key is not here: no signature was checked[/]")
+    else:
+        tail = report.entries - report.anchored
+        console.print(f"anchored  {report.anchored}, by the log's key; {tail} since then")
     verdict = "[green]whole[/green]" if report.intact else "[red]broken[/red]"
     console.print(f"the chain and the records are {verdict}")
 
@@ -342,6 +371,7 @@ def _document(report: Report) -> dict[str, Any]:
         "entries": report.entries,
         "tip": report.tip.hex(),
         "root": report.root.hex(),
+        "anchored": report.anchored,
         "intact": report.intact,
         "problem_count": report.problem_count,
         "problems": [asdict(problem) for problem in report.problems],

@@ -19,6 +19,8 @@ class Flaw(StrEnum):
     MISSING = "missing"  # an entry's row is gone
     UNRECORDED = "unrecorded"  # a row has no entry
     RECOVERY = "recovery"  # entries were given up as lost, but not those that were anchored
+    ROOT = "root"  # the entries are not those that were signed: the log was written anew
+    SIGNATURE = "signature"  # a checkpoint or a change of key is not signed by the log's key
     SUBJECT = "subject"  # a result's patient is not the one that was recorded
 
 

@@ -6,18 +6,19 @@ chunk of rows at a time. What it can and cannot find is told in `storage.verify_
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import String, cast, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.anchors import AnchorFile
+from storage.anchors import Anchor, AnchorFile
 from storage.database import Database
 from storage.erasure import check_erasures
 from storage.findings import Findings, Flaw, Problem
 from storage.recovered import Recovery, check_anchored
 from storage.tables import AuditState, Table
+from storage.verify_heads import LogKeys, SignedHeads
 from storage.verify_log import COLUMNS, LogWalk
 from storage.verify_rows import check_registry, check_results, check_users
 
@@ -36,6 +37,8 @@ class Report:
         problems: The findings, at most the first 1,000.
         problem_count: All of them.
         recoveries: Where entries were given up as lost. No findings, and never to be left unsaid.
+        anchored: How many entries the last good anchor speaks of; None where no keys were given,
+            so that nothing that is signed was checked.
     """
 
     origin: str
@@ -45,6 +48,7 @@ class Report:
     problems: tuple[Problem, ...]
     problem_count: int
     recoveries: tuple[Recovery, ...]
+    anchored: int | None = None
 
     @property
     def intact(self) -> bool:
@@ -52,21 +56,28 @@ class Report:
         return self.problem_count == 0
 
 
-async def verify(database: Database, anchors: AnchorFile | None = None) -> Report:
+async def verify(
+    database: Database, anchors: AnchorFile | None = None, keys: LogKeys | None = None
+) -> Report:
     """Verify everything.
 
     Args:
         database: Where the log and the records are.
         anchors: What must agree with the entries that give others up as lost. Whether the log ends
             with its last anchor is asked by `storage.anchors.startup_check`.
+        keys: Whose signatures count. With them every checkpoint and every anchor is checked: its
+            signature, and that it is the head of these very entries.
 
     Raises:
         DatabaseUnavailable: The database is away.
         AuditUnavailable: The anchor file cannot be read, or was not only added to.
     """
     findings = Findings()
+    heads = None
+    if keys is not None:
+        heads = await asyncio.to_thread(SignedHeads, keys, _all(anchors), findings)
     async with database.reading() as session:
-        walk = await _walk(session, findings)
+        walk = await _walk(session, findings, heads)
         committed = await check_results(session, findings)
         await check_erasures(session, committed, walk.changes, findings)
         await check_registry(session, walk.changes, findings)
@@ -81,6 +92,7 @@ async def verify(database: Database, anchors: AnchorFile | None = None) -> Repor
         problems=tuple(findings.kept),
         problem_count=findings.count,
         recoveries=tuple(walk.recoveries),
+        anchored=None if heads is None else heads.anchored,
     )
 
 
@@ -89,16 +101,26 @@ def _check_anchors(recoveries: Sequence[Recovery], anchors: AnchorFile, findings
         check_anchored(recoveries, anchors, findings)
 
 
-async def _walk(session: AsyncSession, findings: Findings) -> LogWalk:
+def _all(anchors: AnchorFile | None) -> Iterable[Anchor]:
+    return () if anchors is None or anchors.last() is None else anchors
+
+
+async def _walk(
+    session: AsyncSession, findings: Findings, heads: SignedHeads | None = None
+) -> LogWalk:
     found = await session.execute(
         select(AuditState.origin, AuditState.size, AuditState.tip_hash, AuditState.frontier)
     )
     state = found.first()
-    walk = LogWalk(state.origin if state else "", findings)
+    walk = LogWalk(state.origin if state else "", findings, heads)
     while True:
         rows = (await session.execute(_ROWS.where(_LOG.seq > walk.seq).order_by(_LOG.seq))).all()
         if not rows:
             break
+        if heads is not None:
+            between = _SIGNED.size > walk.seq, _SIGNED.size <= rows[-1].seq
+            signed = await session.execute(_CHECKPOINTS.where(*between))
+            heads.expect((row.size, row.note) for row in signed)
         walk.feed(rows)
     if state is not None:
         walk.finish(size=state.size, tip_hash=state.tip_hash, frontier=state.frontier)
@@ -109,6 +131,8 @@ async def _walk(session: AsyncSession, findings: Findings) -> LogWalk:
 
 _LOG = Table.metadata.tables["audit_logs"].c
 _IDS = {"event_id", "user_id", "model_version_id", "inference_result_id"}
+_SIGNED = Table.metadata.tables["audit_checkpoints"].c
+_CHECKPOINTS = select(_SIGNED.size, _SIGNED.note).order_by(_SIGNED.size)
 _ROWS = select(
     *(cast(_LOG[name], String) if name in _IDS else _LOG[name] for name in COLUMNS)
 ).limit(CHUNK)

@@ -19,6 +19,7 @@ from registry.events import AuditAction
 from storage.findings import Findings, Flaw
 from storage.hashchain import Frontier, entry_hash, genesis_hash, leaf_hash
 from storage.recovered import Recovery
+from storage.verify_heads import SignedHeads
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 
@@ -51,9 +52,11 @@ class LogWalk:
         frontier: The Merkle tree over the entries seen.
         changes: What the entries say was changed beside results, in order, with their numbers.
         recoveries: Where entries were given up as lost, in order.
+        heads: Checks what was signed, where the keys are known.
     """
 
-    def __init__(self, origin: str, findings: Findings) -> None:
+    def __init__(self, origin: str, findings: Findings, heads: SignedHeads | None = None) -> None:
+        self.heads = heads
         self.seq = 0
         self.tip = genesis_hash(origin)
         self.frontier = Frontier()
@@ -83,6 +86,8 @@ class LogWalk:
             except (ValueError, KeyError, TypeError, AttributeError):
                 self._add(seq, Flaw.PAYLOAD, "the payload or the context cannot be read")
             self._recorded_at = row[2]
+            if self.heads is not None and seq >= self.heads.due:
+                self.heads.reached(self.frontier)
 
     def finish(self, *, size: int, tip_hash: bytes, frontier: bytes) -> None:
         """Compare the end of the log with what `audit_state` says of it."""
@@ -93,6 +98,8 @@ class LogWalk:
             self._add(end, Flaw.STATE, "the last entry is not the one its state names")
         if self.frontier.to_bytes() != frontier:
             self._add(end, Flaw.STATE, "the Merkle tree is not the one its state holds")
+        if self.heads is not None:
+            self.heads.finish(end)
 
     def _explain(
         self, seq: int, previous: bytes, entry: bytes, leaf: bytes, computed: bytes
@@ -118,13 +125,19 @@ class LogWalk:
             self._check_genesis(payload)
         if payload["action"] == AuditAction.LOG_RECOVERY:
             self._read_recovery(row, payload)
+        if self.heads is not None and payload["action"] == AuditAction.KEY_ROTATED:
+            self.heads.rotated(row[0], payload["context"])
         self.changes.extend((row[0], dict(change)) for change in payload.get("changes", ()))
 
     def _read_recovery(self, row: Any, payload: dict[str, Any]) -> None:
         try:
-            self.recoveries.append(Recovery.of(payload, row[11]))
+            recovery = Recovery.of(payload, row[11])
         except ValueError as fault:
             self._add(row[0], Flaw.RECOVERY, str(fault))
+            return
+        self.recoveries.append(recovery)
+        if self.heads is not None:
+            self.heads.gave_up(recovery)
 
     def _check_clock(self, seq: int, recorded_at: str, action: str) -> None:
         try:

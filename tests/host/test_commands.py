@@ -107,6 +107,21 @@ def test_the_log_of_a_fresh_home_verifies(medai: Medai, home: Path) -> None:
     assert "whole" in shown.out
     assert document["intact"]
     assert document["entries"] == 9  # the beginning, and four steps of two models
+    assert document["anchored"] == 0  # no writer has run yet
+    assert "anchored  0, by the log's key; 9 since then" in shown.out
+
+
+def test_without_the_log_s_key_a_verification_says_what_it_did_not_check(
+    medai: Medai, home: Path
+) -> None:
+    shutil.rmtree(home / "keys" / "log")
+
+    shown = medai("audit", "verify")
+    document = json.loads(medai("audit", "verify", "--json").out)
+
+    assert shown.code == 0
+    assert "no signature was checked" in shown.out
+    assert document["anchored"] is None
 
 
 def test_a_changed_record_is_found_and_the_exit_code_says_so(medai: Medai, home: Path) -> None:
