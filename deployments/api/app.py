@@ -83,8 +83,8 @@ NO_TELEMETRY: Final[TelemetryConfig] = {
 class Services:
     """What the application stands on.
 
-    The lifespan starts and ends `sessions`, and ends the threads of `passwords` and the connections
-    of `rate_limits`; whoever made the others closes them.
+    The lifespan starts and ends `sessions`, and ends the checks of `health`, the threads of
+    `passwords` and the connections of `rate_limits`; whoever made the others closes them.
     """
 
     inference: InferenceService
@@ -228,6 +228,7 @@ def _lifespan(
         try:
             yield
         finally:
+            await services.health.close()
             await denials.close()
             await services.sessions.close()
             services.passwords.close()

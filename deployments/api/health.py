@@ -84,6 +84,13 @@ class _Watched:
             return CheckResult(Condition.UNKNOWN, "does not answer", self._latency_ms, age_s)
         return CheckResult(self._condition, self._reason, self._latency_ms, age_s)
 
+    async def close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        if self._next is not None:
+            self._next.cancel()
+
     def _start(self) -> "asyncio.Task[None]":
         if self._running is None or self._running.done():
             # Not in the request's context: a caller who leaves ends nothing.
@@ -138,6 +145,10 @@ class HealthChecks:
         passed = {name for name, said in results.items() if said.condition in _UP}
         self._pending -= passed
         return results
+
+    async def close(self) -> None:
+        """Check nothing more: what a check holds, such as a connection, is let go."""
+        await asyncio.gather(*(watched.close() for watched in self._watched.values()))
 
     @property
     def started(self) -> bool:

@@ -142,6 +142,32 @@ async def test_a_check_runs_on_while_somebody_asks_and_no_request_waits_for_it(
     assert check.runs == runs  # nobody asks any more
 
 
+async def test_once_closed_nothing_is_checked_and_nothing_held(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "EVERY_S", 0.01)
+    idle = HealthChecks({"database": check})
+    await idle.results()
+    ended = asyncio.Event()
+
+    async def hold() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(health, "PATIENCE_S", 0.01)
+    busy = HealthChecks({"database": hold})
+    await busy.results()
+    await idle.close()
+    await busy.close()
+    runs = check.runs
+    await asyncio.sleep(0.1)
+
+    assert check.runs == runs
+    assert ended.is_set()
+
+
 async def test_a_check_is_given_up(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "TIMEOUT_S", 0.01)
     check.gate = asyncio.Event()

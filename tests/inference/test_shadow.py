@@ -215,7 +215,7 @@ async def test_a_slow_challenger_rests_three_times_as_long_as_it_works(tmp_path:
 
     elapsed = time.perf_counter() - started
     worked = 3 * (stage.tally.latency_ms(0.01) or 0) / 1.26 / 1e3  # at least
-    assert worked > 0.05
+    assert worked > 0.01
     assert elapsed > worked * (1 + 2 / 3 * REST)  # two rests lie between three runs
     await stage.close()
 
