@@ -15,7 +15,7 @@ Rules this file keeps:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 READ_ONLY: Final = "anchored log"  # the rule that a log behind its anchors breaks
 
@@ -62,6 +62,15 @@ class MedAIError(Exception):
 
     def __str__(self) -> str:
         return "; ".join([self.detail or self.title, *map(str, self.violations)])
+
+    def bare(self) -> Self:
+        """This error without the way it came, to be kept as a value.
+
+        That way is made of frames, and they hold the image; where one of them holds the error too,
+        all of it stays until the garbage collector comes.
+        """
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 class Rejected(MedAIError):

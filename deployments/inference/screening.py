@@ -172,7 +172,7 @@ def decide(
 def unprepared(upload: Upload, facts: ImageFacts, error: Exception) -> Verdict:
     """The verdict on a file that could not even be measured."""
     if isinstance(error, Rejected):
-        return Verdict(Outcome.REJECTED, facts, patient=upload.patient, error=error)
+        return Verdict(Outcome.REJECTED, facts, patient=upload.patient, error=error.bare())
     return Verdict(Outcome.FAILED, facts, patient=upload.patient, error=_ours(error))
 
 
@@ -189,7 +189,8 @@ def failed(candidate: Candidate, error: Exception) -> Verdict:
 
 
 def _ours(error: Exception) -> Failed:
-    return error if isinstance(error, Failed) else Internal(f"raised {type(error).__name__}")
+    ours = error if isinstance(error, Failed) else Internal(f"raised {type(error).__name__}")
+    return ours.bare()
 
 
 def _reasons(findings: list[Finding]) -> tuple[Reason, ...]:

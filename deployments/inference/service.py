@@ -284,7 +284,7 @@ class InferenceService:
                 retry_after_s=self._limits.retry_after_s,
             )
         except Failed as failure:
-            error = failure
+            error = failure.bare()
         digest = hashlib.sha256(upload.body).hexdigest()
         facts = ImageFacts(sha256=digest, size_bytes=len(upload.body))
         return Verdict(outcome=Outcome.FAILED, facts=facts, patient=upload.patient, error=error)

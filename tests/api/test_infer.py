@@ -1,6 +1,7 @@
 """`POST /infer`: what is taken, what is answered, and what is recorded of it."""
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,14 @@ from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.service import ImageRequest
 from registry import errors
 from registry.contract import Outcome, Upload, Verdict
-from registry.errors import AuditUnavailable, MedAIError, Overloaded, Violation, leaves
+from registry.errors import (
+    AuditUnavailable,
+    MedAIError,
+    ModelUnavailable,
+    Overloaded,
+    Violation,
+    leaves,
+)
 from registry.events import AuditAction
 from tests.api.house import INFER, JPEG, House
 from tests.api.scripted import facts, refused
@@ -224,6 +232,26 @@ async def test_a_failure_of_ours_is_recorded_and_told(house: House) -> None:
     assert response.json()["type"].endswith("/model-halted")
     (entry,) = await house.entries(AuditAction.INFERENCE_FAILED)
     assert entry["seq"] == response.json()["audit"]["seq"]
+
+
+async def test_no_image_is_kept_where_there_is_no_answer(build: Callable[..., Any]) -> None:
+    class Broken:
+        async def screen(self, upload: Upload) -> Verdict:
+            raise ModelUnavailable(f"no replica answered {upload.media_type}")
+
+    house = await build(screening=Broken())
+    client = house.client("clara")
+    gc.collect()
+    before = sum(type(each) is Upload for each in gc.get_objects())
+    gc.disable()
+    try:
+        for _ in range(5):
+            assert (await client.post(INFER, content=IMAGE, headers=JPEG)).status_code == 503
+        after = sum(type(each) is Upload for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+    assert after == before  # also those of other tests
 
 
 async def test_an_abstention_is_an_answer(house: House) -> None:

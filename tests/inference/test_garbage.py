@@ -1,7 +1,20 @@
-"""A replica's garbage collector leaves alone what stays, and still finds what does not."""
+"""A replica's garbage collector leaves alone what stays, and no image waits for it to come."""
 
+import gc
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployments.inference.host import ModelHost
+from deployments.inference.predictor import Predictor
+from registry.contract import Upload
+from registry.errors import ModelHalted
+from tests.inference.files import FILM, dicom_file, film_jpeg
+from tests.inference.models import InProcess
+from tests.inference.predictors import build, one, upload
 
 # In a process of its own: the collector belongs to the whole process.
 PROGRAM = """
@@ -29,3 +42,48 @@ def test_what_was_built_is_left_alone_and_a_cycle_is_still_found() -> None:
     )
 
     assert done.stdout.split() == ["True", "True"]
+
+
+def uploads() -> int:
+    return sum(type(each) is Upload for each in gc.get_objects())
+
+
+@pytest.fixture
+def others() -> Iterator[int]:
+    """The collector never comes. Gives how many uploads other tests hold."""
+    gc.collect()
+    gc.disable()
+    yield uploads()
+    gc.enable()
+
+
+BODIES = {
+    "answered": film_jpeg(),
+    "cut short": film_jpeg()[:3000],
+    "of an unknown kind": b"GIF89a",
+    "in the guard": dicom_file(FILM)[:-4000],
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+async def test_no_image_is_kept_once_there_is_a_verdict(
+    predictor: Predictor, others: int, body: bytes
+) -> None:
+    await one(predictor, upload(body))
+
+    for _ in range(5):
+        await predictor.screen([upload(body), upload(body)])
+
+    assert uploads() == others
+
+
+async def test_nor_where_the_model_failed(
+    hosts: dict[str, ModelHost], key_file: Path, others: int
+) -> None:
+    predictor = build(InProcess(hosts, {"cxr-pneumonia": ModelHalted("stopped")}), key_file)
+
+    for _ in range(5):
+        await one(predictor, upload(film_jpeg()))
+
+    assert uploads() == others
+    await predictor.close()
