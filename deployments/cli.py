@@ -23,6 +23,7 @@ from deployments.commands_models_baseline import baseline as model_baseline
 from deployments.commands_models_check import check as check_model
 from deployments.commands_models_shadow import shadow as shadow_model
 from deployments.commands_recover import recover as recover_log
+from deployments.commands_verify import verify_log
 from deployments.production import refuse_unsafe
 from deployments.reporting import reported
 from deployments.serving import CONFIG, become_server
@@ -44,6 +45,7 @@ models.command("check")(check_model)
 models.command("shadow")(shadow_model)
 models.command("baseline")(model_baseline)
 app.add_typer(models, name="models")
+audit.command("verify")(verify_log)
 audit.command("recover")(recover_log)
 app.add_typer(audit, name="audit")
 app.add_typer(db, name="db")

@@ -1,13 +1,11 @@
 """The commands for the audit log: verify, export, archive, its key, forgetting a patient."""
 
-import json
 import os
 import re
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,13 +21,11 @@ from registry.errors import (
     AuditUnavailable,
     BadRequest,
     Conflict,
-    InvalidConfiguration,
     MedAIError,
-    NotFound,
     Violation,
 )
 from registry.events import CLI, AuditAction, AuditEvent, ContextValue, PatientErased
-from storage.anchors import AnchorFile, startup_check
+from storage.anchors import AnchorFile
 from storage.archive import Archive, Manifest, Month
 from storage.audit import AuditRepository
 from storage.checkpoints import Checkpointer
@@ -40,50 +36,10 @@ from storage.ledger import append_once
 from storage.notes import VerifierKey
 from storage.rotation import first_key, rotate, writer_runs
 from storage.signing_keys import load_keys, pending_key, put_in_force, read_key
-from storage.verify import Report, verify
-from storage.verify_heads import LogKeys
-
-EXIT_TAMPERED = 1
-EXIT_BEHIND_ANCHOR = 2
 
 audit = typer.Typer(no_args_is_help=True, help="The audit log.")
 
 _PSEUDONYM = re.compile(r"p\d+:[0-9a-f]{32}")
-
-
-@audit.command("verify")
-def verify_log(
-    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
-) -> None:
-    """Check every entry of the log, what was signed of it, and every record against the log.
-
-    Entries that were given up as lost after a restore are named, and are all right. Exit codes:
-    0 all right, 1 tampered with (or database or anchors cannot be read), 2 the log is not the
-    one its anchors speak of: entries were cut off or rewritten.
-    """
-    settings = Settings.load()
-
-    async def work() -> tuple[Report, MedAIError | None]:
-        async with opened(settings) as database:
-            anchors = AnchorFile(settings.anchor_file)
-            report = await verify(database, anchors, await _keys(settings, database))
-            try:
-                await startup_check(database, anchors)
-            except AuditUnavailable as behind:
-                return report, behind
-            return report, None
-
-    with Console(stderr=True).status("verifying"):
-        report, behind = complete(work())
-    if as_json:
-        print(json.dumps(_document(report)))  # noqa: T201  # a program reads it
-    else:
-        _print(report)
-    if not report.intact:
-        raise typer.Exit(EXIT_TAMPERED)
-    if behind is not None:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"medai: {behind}", style="red")
-        raise typer.Exit(EXIT_BEHIND_ANCHOR)
 
 
 @audit.command("export")
@@ -285,21 +241,6 @@ def _unverified(manifest: Manifest, why: str) -> AuditUnavailable:
     )
 
 
-async def _keys(settings: Settings, database: Database) -> LogKeys | None:
-    """The log's keys; None on a host that holds none, or where nothing has been signed."""
-    try:
-        private = load_keys(settings.log_key_dir, generate=False).private
-        async with database.reading() as session:
-            origin = (await AuditRepository(session).head()).origin
-    except (InvalidConfiguration, NotFound):
-        return None
-    present = VerifierKey.of(origin, private)
-    try:
-        return LogKeys(await first_key(database, private), present)
-    except AuditUnavailable:  # a change of key cannot be read: the verification says where
-        return LogKeys(present, present)
-
-
 def _signer(settings: Settings, database: Database) -> Checkpointer:
     """A checkpointer with the present key, for a moment in which no writer runs."""
     failures = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -343,37 +284,3 @@ async def _recorded(database: Database, event: AuditEvent) -> Receipt:
     if isinstance(ended, MedAIError):
         raise ended
     return ended
-
-
-def _print(report: Report) -> None:
-    for problem in report.problems:
-        console.print(f"[red]entry {problem.seq}: {problem.flaw}: {problem.message}[/red]")
-    hidden = report.problem_count - len(report.problems)
-    if hidden:
-        console.print(f"[red]and {hidden} more[/red]")
-    for recovery in report.recoveries:
-        console.print(str(recovery), style="yellow", markup=False, soft_wrap=True)
-    console.print(f"log       {report.origin}")
-    console.print(f"entries   {report.entries}")
-    console.print(f"tip       {report.tip.hex()}")
-    if report.anchored is None:
-        console.print("[yellow]the log's key is not here: no signature was checked[/]")
-    else:
-        tail = report.entries - report.anchored
-        console.print(f"anchored  {report.anchored}, by the log's key; {tail} since then")
-    verdict = "[green]whole[/green]" if report.intact else "[red]broken[/red]"
-    console.print(f"the chain and the records are {verdict}")
-
-
-def _document(report: Report) -> dict[str, Any]:
-    return {
-        "origin": report.origin,
-        "entries": report.entries,
-        "tip": report.tip.hex(),
-        "root": report.root.hex(),
-        "anchored": report.anchored,
-        "intact": report.intact,
-        "problem_count": report.problem_count,
-        "problems": [asdict(problem) for problem in report.problems],
-        "recovered": [recovery.document() for recovery in report.recoveries],
-    }

@@ -498,21 +498,26 @@ class LogCheck:
         return False
 
     def rotate(self, seq: int, note: str) -> None:
-        """From entry `seq` on, the key that the old key names here signs for the log."""
+        """From entry `seq` on, the key that is named here signs for the log: both have signed that.
+
+        The new key too, or a log made up could end with a change to a key that never saw it.
+        """
         old, new = note.split("\n")[1:3]
         given = {key.vkey: key for key in self.keys}
-        if old not in given and new in given:
+        unknown = old not in given and new in given
+        signers = [key for key in self.keys if key.vkey == old and key.signs_for(seq)]
+        statement = f"medaiflow/audit/key-rotation/v1\n{old}\n{new}\n"
+        try:
+            named = opened(note, [Key(new)])[0] == statement and Key(new).name == self.origin
+            named = named and (unknown or opened(note, signers)[0] == statement)
+        except (InvalidSignature, Unverifiable):
+            named = False
+        if not named:
+            self.find(seq, "signature", "the change of key is not signed by both keys")
+            return
+        if unknown:
             self.doubts.add(f"the key before entry {seq} was not given")
         else:
-            signers = [key for key in self.keys if key.vkey == old and key.signs_for(seq)]
-            statement = f"medaiflow/audit/key-rotation/v1\n{old}\n{new}\n"
-            try:
-                named = opened(note, signers)[0] == statement and Key(new).name == self.origin
-            except (InvalidSignature, Unverifiable):
-                named = False
-            if not named:
-                self.find(seq, "signature", "the change of key is not signed by the key before it")
-                return
             given[old].last = seq - 1
         self.keys = [*(key for key in self.keys if key.vkey != new), Key(new, seq)]
 

@@ -24,7 +24,7 @@ from registry.errors import Conflict, DatabaseUnavailable, MedAIError
 from registry.events import SYSTEM, AuditAction, AuditEvent, ContextValue
 from storage.chain import Chain, advance, lock, origin_of
 from storage.database import Database
-from storage.entries import FORMAT, Draft, Rows, applied, compose, write
+from storage.entries import FORMAT, Draft, Rows, applied, compose, is_plain, write
 from storage.faults import translated
 from storage.records import rfc3339
 from storage.tables import AuditLog
@@ -76,6 +76,7 @@ class Appender:
             MedAIError: An event was refused.
             DatabaseUnavailable: Nothing was recorded, or nobody knows.
         """
+        assert all(is_plain(draft.event) for draft in drafts)
         after = tip.copy()
         at = self._now()
         drafts = _with_clock_step(after, drafts, at)

@@ -219,7 +219,7 @@ class Checkpointer:
         new: Ed25519PrivateKey,
         record: Callable[[dict[str, ContextValue]], Awaitable[Receipt]],
     ) -> VerifierKey:
-        """Let `new` sign from now on, by an entry that the present key has signed.
+        """Let `new` sign from now on, by an entry that both keys have signed.
 
         Args:
             new: The next key. The settings must name it from the next start on.
@@ -238,7 +238,8 @@ class Checkpointer:
             if self._known is None:
                 raise AuditUnavailable("the audit log has not begun")
             public = VerifierKey.of(self._known.origin, new)
-            self.observe(await record({"note": str(sign_rotation(self._key, public))}))
+            note = sign_rotation(self._key, new, self._known.origin)
+            self.observe(await record({"note": str(note)}))
             self._key = new
         await self.now()
         return public

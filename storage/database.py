@@ -6,7 +6,8 @@ Rules this file keeps:
 - `Database.reading` sees one moment (SQLite: WAL; PostgreSQL: REPEATABLE READ READ ONLY) and cannot
   write.
 - Whoever waits for a connection hears within the connect time-out, and at once while the database
-  is known to be away; see `storage.circuit`.
+  is known to be away; see `storage.circuit`. `in_one_go` on SQLite has a connection of its own and
+  asks no circuit: a file that is not there says so at once.
 - What passes by itself is tried again, within the same time: connecting, and what is asked by
   `Database.read`; a commit never. See `storage.retries`.
 - What leaves are our errors; see `storage.faults`.
@@ -174,9 +175,11 @@ class Database:
             for task in self._late:
                 task.cancel()
         await asyncio.gather(*self._late, *self._closing, return_exceptions=True)
-        if self._thread is not None:
-            await self._thread.close()
-        await self._engine.dispose()
+        try:
+            if self._thread is not None:
+                await self._thread.close()
+        finally:
+            await self._engine.dispose()
 
     @property
     def _pool(self) -> QueuePool:

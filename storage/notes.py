@@ -252,26 +252,36 @@ def open_checkpoint(note: Note, key: VerifierKey) -> tuple[Checkpoint, int | Non
     return checkpoint, times[0] if times else None
 
 
-def sign_rotation(old: Ed25519PrivateKey, new: VerifierKey) -> Note:
-    """The old key's word that from here on `new` signs for the log that `new` is named after."""
-    public = VerifierKey.of(new.name, old)
-    text = f"{_ROTATION}\n{public}\n{new}\n"
-    return Note(text, (Signature(public.name, public.key_id, old.sign(text.encode())),))
+def sign_rotation(old: Ed25519PrivateKey, new: Ed25519PrivateKey, name: str) -> Note:
+    """The word of both keys that from here on `new` signs for the log of this name.
+
+    The old key's, so that who knows it knows the new one; and the new key's, or anybody could name
+    it as the successor of a key of his own, and with that sign a log that he made up.
+    """
+    keys = VerifierKey.of(name, old), VerifierKey.of(name, new)
+    text = f"{_ROTATION}\n{keys[0]}\n{keys[1]}\n"
+    signatures = (
+        Signature(public.name, public.key_id, private.sign(text.encode()))
+        for public, private in zip(keys, (old, new), strict=True)
+    )
+    return Note(text, tuple(signatures))
 
 
 def open_rotation(note: Note) -> tuple[VerifierKey, VerifierKey]:
-    """The old and the new key of a rotation that the old key has signed.
+    """The old and the new key of a rotation that both have signed.
 
     Raises:
-        ValueError: It has not, or the keys are not of one log.
+        ValueError: They have not, or are not of one log.
     """
     lines = note.text.split("\n")
     if len(lines) != 4 or lines[0] != _ROTATION or lines[3]:  # noqa: PLR2004  # title, two keys, end
         raise ValueError("this is not the rotation of a key")
     old, new = VerifierKey.parse(lines[1]), VerifierKey.parse(lines[2])
-    note.verify((old,))
     if old.name != new.name or {old.kind, new.kind} != {SignatureType.ED25519}:
         raise ValueError("the rotation is not from one key of the log to another")
+    signed_by = {signature.key_id for signature in note.verify((old, new))}
+    if signed_by != {old.key_id, new.key_id}:
+        raise ValueError("one of the two keys has not signed the rotation")
     return old, new
 
 

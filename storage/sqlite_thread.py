@@ -29,16 +29,22 @@ class WritingThread:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writing")
 
     async def commit(self, work: Callable[[Session], None]) -> None:
-        """Commit what `work` does, or nothing; whoever stops waiting does not stop it.
+        """Commit what `work` does, or nothing. Once it has begun, who stops waiting ends nothing.
 
         Raises what SQLAlchemy raises, and what `work` raises.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, work)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, work)
+        except RuntimeError:  # it has been closed
+            raise OSError("the database is closed") from None
+        await done
 
     async def close(self) -> None:
         """Wait for what is under way, then end the thread and the connection."""
-        await asyncio.to_thread(self._thread.shutdown)
-        self._engine.dispose()
+        try:
+            await asyncio.to_thread(self._thread.shutdown)
+        finally:
+            self._engine.dispose()
 
     def _commit(self, work: Callable[[Session], None]) -> None:
         with self._engine.connect() as connection, Session(connection) as session:

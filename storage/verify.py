@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import String, cast, select
+from sqlalchemy import String, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.anchors import Anchor, AnchorFile
@@ -37,8 +37,10 @@ class Report:
         problems: The findings, at most the first 1,000.
         problem_count: All of them.
         recoveries: Where entries were given up as lost. No findings, and never to be left unsaid.
-        anchored: How many entries the last good anchor speaks of; None where no keys were given,
-            so that nothing that is signed was checked.
+        anchored: How many entries the last good anchor by the present key speaks of; None where no
+            keys were given, so that nothing that is signed was checked.
+        succeeded_in: The entry in which the present key handed over to another; 0 where it did not.
+        was_written: Whether a writer has ever opened the log, which signs what it records.
     """
 
     origin: str
@@ -49,6 +51,13 @@ class Report:
     problem_count: int
     recoveries: tuple[Recovery, ...]
     anchored: int | None = None
+    succeeded_in: int = 0
+    was_written: bool = False
+
+    @property
+    def unsigned(self) -> int:
+        """How many entries at the end no anchor by the present key speaks of."""
+        return self.entries - (self.anchored or 0)
 
     @property
     def intact(self) -> bool:
@@ -93,6 +102,8 @@ async def verify(
         problem_count=findings.count,
         recoveries=tuple(walk.recoveries),
         anchored=None if heads is None else heads.anchored,
+        succeeded_in=0 if heads is None else heads.succeeded_in,
+        was_written=walk.was_written,
     )
 
 
@@ -120,8 +131,12 @@ async def _walk(
         if heads is not None:
             between = _SIGNED.size > walk.seq, _SIGNED.size <= rows[-1].seq
             signed = await session.execute(_CHECKPOINTS.where(*between))
-            heads.expect((row.size, row.note) for row in signed)
+            heads.expect((row.size, row.root, row.note) for row in signed)
         walk.feed(rows)
+    outside = or_(_SIGNED.size > walk.seq, _SIGNED.size < 1)
+    beyond = await session.scalar(select(func.max(_SIGNED.size)).where(outside))
+    if beyond is not None:
+        findings.add(walk.seq, Flaw.MISSING, f"a checkpoint speaks of {beyond} entries")
     if state is not None:
         walk.finish(size=state.size, tip_hash=state.tip_hash, frontier=state.frontier)
     elif walk.seq > 0:
@@ -132,7 +147,7 @@ async def _walk(
 _LOG = Table.metadata.tables["audit_logs"].c
 _IDS = {"event_id", "user_id", "model_version_id", "inference_result_id"}
 _SIGNED = Table.metadata.tables["audit_checkpoints"].c
-_CHECKPOINTS = select(_SIGNED.size, _SIGNED.note).order_by(_SIGNED.size)
+_CHECKPOINTS = select(_SIGNED.size, _SIGNED.root, _SIGNED.note).order_by(_SIGNED.size)
 _ROWS = select(
     *(cast(_LOG[name], String) if name in _IDS else _LOG[name] for name in COLUMNS)
 ).limit(CHUNK)

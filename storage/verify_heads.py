@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from storage.anchors import Anchor
 from storage.findings import Findings, Flaw
@@ -22,12 +22,16 @@ from storage.recovered import Recovery
 class LogKeys:
     """The keys that sign for the log: the first that ever did, and the present one.
 
-    The present one must be known from elsewhere than the database; the first one is of no more use
-    to a forger than the changes of key that lead from it to the present one.
+    The present one must be known from elsewhere than the database. The first may come from there:
+    each change of key is signed by both keys, so it leads to the present one only if that one, or
+    one that it vouches for, says so (`storage.notes.sign_rotation`).
     """
 
     first: VerifierKey
     present: VerifierKey
+
+
+Stored: TypeAlias = tuple[int, bytes, str]  # a row of `audit_checkpoints`: size, root, note
 
 
 class SignedHeads:
@@ -41,22 +45,24 @@ class SignedHeads:
 
     Attributes:
         due: The size of the next head; nothing is to be told before the walk has come to it.
-        anchored: The largest size that a good anchor speaks of.
+        anchored: The largest size that a good anchor by the present key speaks of.
+        succeeded_in: The entry in which the present key handed over to another, 0 where it did not.
     """
 
     def __init__(self, keys: LogKeys, anchors: Iterable[Anchor], findings: Findings) -> None:
         self.due: float = math.inf
         self.anchored = 0
+        self.succeeded_in = 0
         self._key = keys.first
         self._present = keys.present
         self._anchors = iter(anchors)
         self._anchor = next(self._anchors, None)
-        self._stored: deque[tuple[int, str]] = deque()
+        self._stored: deque[Stored] = deque()
         self._findings = findings
         self._plan()
 
-    def expect(self, stored: Iterable[tuple[int, str]]) -> None:
-        """The checkpoints (size, note) of the entries that come next, in order."""
+    def expect(self, stored: Iterable[Stored]) -> None:
+        """The checkpoints of the entries that come next, in order."""
         self._stored.extend(stored)
         self._plan()
 
@@ -64,24 +70,26 @@ class SignedHeads:
         """The walk has come to `due`: check the heads of this size."""
         size = frontier.size
         while self._stored and self._stored[0][0] <= size:
-            self._check_stored(self._stored.popleft()[1], frontier)
+            _, root, text = self._stored.popleft()
+            self._check_stored(root, text, frontier)
         while self._anchor is not None and self._anchor.checkpoint.size <= size:
-            if self._is_good(self._anchor.note, frontier, "anchor"):
+            good = self._is_good(self._anchor.note, frontier, "anchor")
+            if good and self._key == self._present:
                 self.anchored = size
             self._anchor = next(self._anchors, None)
         self._plan()
 
     def rotated(self, seq: int, context: Mapping[str, Any]) -> None:
-        """Entry `seq` changes the key; it is the first that the new one signs for.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: It holds no such statement.
-        """
-        old, new = open_rotation(Note.parse(context["note"]))
+        """Entry `seq` changes the key; it is the first that the new one signs for."""
+        try:
+            old, new = open_rotation(Note.parse(context["note"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._findings.add(seq, Flaw.SIGNATURE, "the change of key is not signed by both keys")
+            return
         if old != self._key or new.name != self._key.name:
-            self._findings.add(
-                seq, Flaw.SIGNATURE, "the change of key is not signed by the key before it"
-            )
+            self._findings.add(seq, Flaw.SIGNATURE, "the change of key is not by the key before it")
+        elif old == self._present:
+            self.succeeded_in = seq
         self._key = new
 
     def gave_up(self, recovery: Recovery) -> None:
@@ -94,7 +102,7 @@ class SignedHeads:
 
     def finish(self, seq: int) -> None:
         """The walk is over, after entry `seq`."""
-        if self._key != self._present:
+        if self._key != self._present and not self.succeeded_in:
             self._findings.add(seq, Flaw.SIGNATURE, "the log's key was replaced by another")
 
     def _plan(self) -> None:
@@ -102,7 +110,11 @@ class SignedHeads:
         anchor = math.inf if self._anchor is None else self._anchor.checkpoint.size
         self.due = min(stored, anchor)
 
-    def _check_stored(self, text: str, frontier: Frontier) -> None:
+    def _check_stored(self, root: bytes, text: str, frontier: Frontier) -> None:
+        if root != frontier.root():
+            self._findings.add(
+                frontier.size, Flaw.COLUMN, "the checkpoint's root is not that of the entries"
+            )
         try:
             note = Note.parse(text)
         except ValueError:

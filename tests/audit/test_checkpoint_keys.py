@@ -79,8 +79,8 @@ class TestRotation:
         new_key: Ed25519PrivateKey,
     ) -> None:
         made = (await log.stored())[0]
-        vkey = VerifierKey.of(made.note.split("\n")[0], new_key)
-        await self.recorder(log)({"note": str(sign_rotation(key, vkey))})
+        origin = made.note.split("\n")[0]
+        await self.recorder(log)({"note": str(sign_rotation(key, new_key, origin))})
 
         with pytest.raises(AuditUnavailable, match="replaced by another"):
             await log.checkpointer(key).open()
@@ -103,7 +103,7 @@ class TestRotation:
     ) -> None:
         origin = (await log.stored())[0].note.split("\n")[0]
         if forged == "by the thief":
-            forged = str(sign_rotation(new_key, VerifierKey.of(origin, new_key)))
+            forged = str(sign_rotation(new_key, new_key, origin))
         receipt = await self.recorder(log)({"note": forged})
 
         for start in (log.checkpointer(key).open, log.checkpointer(new_key).open, checkpointer.now):
@@ -126,8 +126,8 @@ class TestRotation:
         thief = Ed25519PrivateKey.generate()
         origin = (await log.stored())[0].note.split("\n")[0]
         record = self.recorder(log)
-        await record({"note": str(sign_rotation(key, VerifierKey.of(origin, new_key)))})
-        receipt = await record({"note": str(sign_rotation(key, VerifierKey.of(origin, thief)))})
+        await record({"note": str(sign_rotation(key, new_key, origin))})
+        receipt = await record({"note": str(sign_rotation(key, thief, origin))})
 
         with pytest.raises(AuditUnavailable, match="another key was brought in"):
             await log.checkpointer(thief).open()
@@ -163,7 +163,7 @@ class TestRotation:
         key: Ed25519PrivateKey,
         new_key: Ed25519PrivateKey,
     ) -> None:
-        note = sign_rotation(key, VerifierKey.of("medaiflow/other", new_key))
+        note = sign_rotation(key, new_key, "medaiflow/other")
         await self.recorder(log)({"note": str(note)})
 
         with pytest.raises(AuditUnavailable, match="of another log"):
