@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from configs.settings import Settings
 from deployments.commands import complete, console, opened
+from deployments.inference.recorder import utc_now
 from registry.errors import AuditUnavailable, MedAIError, NotFound
 from storage.anchors import AnchorFile, startup_check
 from storage.audit import AuditRepository
@@ -23,8 +25,9 @@ from storage.verify_heads import LogKeys
 EXIT_TAMPERED: Final = 1
 EXIT_BEHIND_ANCHOR: Final = 2
 EXIT_UNSIGNED: Final = 3
-# More than a service leaves unsigned, which signs every 10 seconds and before so many (`at_most`).
-UNSIGNED: Final = CheckpointPolicy().at_most
+# A service signs every 10 seconds, and records nothing more once it could not for so long, or for
+# so many entries: what is unsigned beyond that was not left so by a service.
+POLICY: Final = CheckpointPolicy()
 
 
 def verify_log(
@@ -88,8 +91,15 @@ async def _keys(settings: Settings, database: Database) -> LogKeys | None:
 def _is_unsigned(report: Report) -> bool:
     if report.anchored is None:
         return False
-    never = report.was_written and not report.anchored
-    return never or report.unsigned > UNSIGNED or bool(report.succeeded_in)
+    return (
+        report.unsigned > POLICY.at_most
+        or report.succeeded_in > 0
+        or (report.anchored == 0 and _is_long_ago(report.written_since))
+    )
+
+
+def _is_long_ago(moment: str) -> bool:
+    return bool(moment) and utc_now() - datetime.fromisoformat(moment) > POLICY.patience
 
 
 def _print(report: Report) -> None:

@@ -40,7 +40,8 @@ class Report:
         anchored: How many entries the last good anchor by the present key speaks of; None where no
             keys were given, so that nothing that is signed was checked.
         succeeded_in: The entry in which the present key handed over to another; 0 where it did not.
-        was_written: Whether a writer has ever opened the log, which signs what it records.
+        written_since: When a writer, which signs what it records, first opened the log, RFC 3339;
+            "" where none has.
     """
 
     origin: str
@@ -52,7 +53,7 @@ class Report:
     recoveries: tuple[Recovery, ...]
     anchored: int | None = None
     succeeded_in: int = 0
-    was_written: bool = False
+    written_since: str = ""
 
     @property
     def unsigned(self) -> int:
@@ -103,7 +104,7 @@ async def verify(
         recoveries=tuple(walk.recoveries),
         anchored=None if heads is None else heads.anchored,
         succeeded_in=0 if heads is None else heads.succeeded_in,
-        was_written=walk.was_written,
+        written_since=walk.written_since,
     )
 
 

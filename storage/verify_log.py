@@ -53,12 +53,12 @@ class LogWalk:
         changes: What the entries say was changed beside results, in order, with their numbers.
         recoveries: Where entries were given up as lost, in order.
         heads: Checks what was signed, where the keys are known.
-        was_written: Whether a writer has opened the log.
+        written_since: When a writer first opened the log, RFC 3339; "" where none has.
     """
 
     def __init__(self, origin: str, findings: Findings, heads: SignedHeads | None = None) -> None:
         self.heads = heads
-        self.was_written = False
+        self.written_since = ""
         self.seq = 0
         self.tip = genesis_hash(origin)
         self.frontier = Frontier()
@@ -125,7 +125,8 @@ class LogWalk:
             self._check_clock(row[0], row[2], payload["action"])
         if row[0] == 1:
             self._check_genesis(payload)
-        self.was_written = self.was_written or payload["action"] == AuditAction.WRITER_START
+        if not self.written_since and payload["action"] == AuditAction.WRITER_START:
+            self.written_since = row[2]
         if payload["action"] == AuditAction.LOG_RECOVERY:
             self._read_recovery(row, payload)
         if self.heads is not None and payload["action"] == AuditAction.KEY_ROTATED:
