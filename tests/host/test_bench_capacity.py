@@ -106,7 +106,8 @@ def test_clients_double_until_it_is_too_slow_then_the_middle_is_tried(image: Pat
 
     assert [each.clients for each in levels] == [1, 2, 4, 8, 6]
     assert [each.holds(200) for each in levels[:4]] == [True, True, True, False]
-    assert all(each.images_per_s < 1 / 0.03 for each in levels)
+    one_more = 1 / 0.5  # an answer that was under way when the half second began
+    assert all(each.images_per_s <= 1 / 0.03 + one_more for each in levels)
     assert levels[3].p50_ms >= 8 * 30 - 60
 
 

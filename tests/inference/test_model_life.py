@@ -223,14 +223,14 @@ async def test_an_activation_that_is_interrupted_leaves_nothing_staged(site: Sit
     for task in running.replica._tasks[:1]:
         task.cancel()
     activation = asyncio.create_task(site.life.activate(NAME, "1.1.0", BERT))
-    await asyncio.sleep(0.3)
-    staged = (await site.life.service(NAME)).staged
+    async with asyncio.timeout(10):
+        while (await site.life.service(NAME)).staged is None:  # noqa: ASYNC110  # a row of a table
+            await asyncio.sleep(0.05)
 
     activation.cancel()
     with pytest.raises(asyncio.CancelledError):
         await activation
 
-    assert staged is not None
     assert (await site.life.service(NAME)).staged is None
     await running.close()
 
