@@ -17,13 +17,7 @@ from deployments.commands import complete, console, opened, record, recording
 from deployments.inference.pseudonym import Pseudonyms
 from deployments.inference.recorder import SOFTWARE, utc_now
 from registry.contract import Receipt
-from registry.errors import (
-    AuditUnavailable,
-    BadRequest,
-    Conflict,
-    MedAIError,
-    Violation,
-)
+from registry.errors import AuditUnavailable, BadRequest, Conflict, MedAIError, Violation
 from registry.events import CLI, AuditAction, AuditEvent, ContextValue, PatientErased
 from storage.anchors import AnchorFile
 from storage.archive import Archive, Manifest, Month

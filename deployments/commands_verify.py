@@ -81,7 +81,10 @@ async def _keys(settings: Settings, database: Database) -> LogKeys | None:
             origin = (await AuditRepository(session).head()).origin
     except NotFound:
         return None
-    present = VerifierKey.of(origin, private)
+    try:
+        present = VerifierKey.of(origin, private)
+    except ValueError:  # no name of a log: no entry begins one of that name, which is a finding
+        return None
     try:
         return LogKeys(await first_key(database, private), present)
     except AuditUnavailable:  # a change of key cannot be read: the verification says where
@@ -99,7 +102,12 @@ def _is_unsigned(report: Report) -> bool:
 
 
 def _is_long_ago(moment: str) -> bool:
-    return bool(moment) and utc_now() - datetime.fromisoformat(moment) > POLICY.patience
+    if not moment:
+        return False
+    try:
+        return utc_now() - datetime.fromisoformat(moment) > POLICY.patience
+    except (ValueError, TypeError):  # no time, or without its zone: a finding already
+        return True
 
 
 def _print(report: Report) -> None:

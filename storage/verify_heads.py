@@ -9,13 +9,15 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from storage.anchors import Anchor
 from storage.findings import Findings, Flaw
 from storage.hashchain import Frontier
 from storage.notes import Note, VerifierKey, open_checkpoint, open_rotation
 from storage.recovered import Recovery
+
+if TYPE_CHECKING:  # which would bring the database along
+    from storage.anchors import Anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class SignedHeads:
         succeeded_in: The entry in which the present key handed over to another, 0 where it did not.
     """
 
-    def __init__(self, keys: LogKeys, anchors: Iterable[Anchor], findings: Findings) -> None:
+    def __init__(self, keys: LogKeys, anchors: "Iterable[Anchor]", findings: Findings) -> None:
         self.due: float = math.inf
         self.anchored = 0
         self.succeeded_in = 0

@@ -96,3 +96,29 @@ def test_a_key_that_was_replaced_and_is_still_in_its_place_ends_with_3(
     assert before.code == 3
     assert "handed over to another in entry" in before.out
     assert after.code == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("UPDATE audit_logs SET created_at = 'never'", "column"),
+        ("UPDATE audit_logs SET created_at = '2026-09-05T08:00:00'", "column"),
+        ("UPDATE audit_state SET origin = 'a name with spaces'", "chain"),
+    ],
+    ids=["no time", "a time without its zone", "no name of a log"],
+)
+def test_what_cannot_be_read_is_a_finding_and_no_fault_of_the_program(
+    medai: Medai, served: Hospital, statement: str, kind: str
+) -> None:
+    served.anchors.unlink()
+    change(
+        served.home,
+        "DELETE FROM audit_checkpoints",
+        "DROP TRIGGER audit_logs_no_update",
+        statement,
+    )
+
+    shown = medai("audit", "verify")
+
+    assert shown.code == 1
+    assert f": {kind}: " in shown.out
