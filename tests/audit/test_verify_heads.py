@@ -128,8 +128,10 @@ async def test_nor_does_a_key_of_the_forger_s_own_that_hands_over_to_the_log_s(
         assert report.anchored == 0
     exported, path = await export(), tmp_path / "forged.jsonl"
     for anchors in ((), ("--anchors", path)):
-        code, _ = verify("log", exported, *anchors, "--vkey", audited.vkey)
+        code, said = verify("log", exported, *anchors, "--vkey", audited.vkey)
         assert code == TAMPERED
+        found = {(each["seq"], each["kind"]) for each in said["findings"]}
+        assert (audited.SIZE + 1, "signature") in found
     with pytest.raises(AuditUnavailable, match="not signed"):
         await startup_check(log.database, forged, key.public_key().public_bytes_raw())
 

@@ -13,8 +13,10 @@ from sqlalchemy import func, select, text
 from registry.contract import Receipt, Role
 from registry.errors import AuditUnavailable, Internal, MedAIError
 from registry.events import AuditAction, NewUser
+from storage.appender import Appender
 from storage.audit import AuditRepository, Entry
 from storage.database import Database
+from storage.entries import Draft
 from storage.hashchain import canonical
 from storage.ledger import Ledger, append_once
 from storage.tables import AuditLog, AuditSubject, InferenceResult
@@ -353,3 +355,18 @@ async def test_who_stops_waiting_in_mid_commit_leaves_the_log_whole(
     assert sorted(receipt.event_id for receipt in recorded) == [e.event_id for e in events]
     assert await count(database, InferenceResult) == len(events)
     assert (await verify(database)).intact
+
+
+async def test_a_change_is_never_recorded_by_the_way_that_only_adds_rows(
+    database: Database, site: "Site", clock: "TestClock"
+) -> None:
+    """That way would write the entry and leave out what it says was changed."""
+    appender = Appender(database, software_version="1.2.3", now=clock)
+    tip = await appender.take_over("the test")
+    user = NewUser(UUID(int=7), "nora", Role.VIEWER, "x")
+    before = len(await entries(database))
+
+    with pytest.raises(AssertionError):
+        await appender.append_at(tip, [Draft(site.event(user))])
+
+    assert len(await entries(database)) == before
