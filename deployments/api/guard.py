@@ -10,10 +10,12 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from deployments.api.exchange import exchange_in
 from deployments.api.permissions import Access, Permission, declared, holds
+from deployments.api.query import QueryReader
 from registry.errors import (
     Forbidden,
     InvalidConfiguration,
@@ -36,6 +38,7 @@ class GuardedRoute(APIRoute):
                 (Violation(path, advice="make it a query parameter"),),
             )
         self.access: Access = access
+        self._query = QueryReader.of(endpoint)
         super().__init__(path, endpoint, **options)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,7 +64,12 @@ class GuardedRoute(APIRoute):
                 raise Forbidden(f"this needs the permission {permission}")
         if self.access.admit is not None:
             self.access.admit(scope)
-        await super().handle(scope, receive, send)
+        if self._query is None or scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        response = await self.endpoint(**self._query.arguments(request))
+        await response(scope, receive, send)
 
 
 def guarded_router(tag: str) -> APIRouter:

@@ -3,8 +3,13 @@
 Rules this file keeps: a line is written whole, by one write; logging never waits for a reader and
 never fails its caller. A line that cannot be written at once is dropped, counted, and the count is
 told with the next line that can.
+
+A busy loop answers many requests in one turn: their lines go into the pipe together, at the turn's
+end, as far as they fit into one write.
 """
 
+import asyncio
+import contextvars
 import os
 import select
 import sys
@@ -23,24 +28,56 @@ class LineSink:
     def __init__(self, pipe: Path | None = None) -> None:
         self.dropped = 0  # lines since the start
         self._pipe = pipe
+        self._gathered: list[bytes] = []  # lines of this turn of the loop
+        self._bytes = 0  # of them
         self._descriptor: int | None = None
         self._retry_at = 0.0
         self._lock = Lock()
 
     def write(self, line: str) -> bool:
-        """Write one line, newline included. Returns whether it was written."""
+        """Write one line, newline included, or gather it. Returns False where it was dropped."""
         data = line.encode("utf-8", "replace")
         with self._lock:
-            written = self._to_pipe(data) if self._pipe is not None else None
-            if written is None:
-                written = self._to_stderr(data)
-            self.dropped += not written
-            return written
+            return self._gather(data) or self._out(data, 1)
 
     def close(self) -> None:
-        """Let go of the pipe."""
+        """Write what was gathered, and let go of the pipe."""
         with self._lock:
+            self._out_gathered()
             self._close()
+
+    def _gather(self, data: bytes) -> bool:
+        """Keep a line for the end of the loop's turn. False where no loop runs in this thread."""
+        if self._pipe is None:
+            return False
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        if self._bytes + len(data) > MAX_LINE:
+            self._out_gathered()
+        if not self._gathered:
+            loop.call_soon(self._turn_ended, context=contextvars.Context())
+        self._gathered.append(data)
+        self._bytes += len(data)
+        return True
+
+    def _turn_ended(self) -> None:
+        with self._lock:
+            self._out_gathered()
+
+    def _out_gathered(self) -> None:
+        if self._gathered:
+            self._out(b"".join(self._gathered), len(self._gathered))
+            self._gathered.clear()
+            self._bytes = 0
+
+    def _out(self, data: bytes, lines: int) -> bool:
+        written = self._to_pipe(data) if self._pipe is not None else None
+        if written is None:
+            written = self._to_stderr(data)
+        self.dropped += 0 if written else lines
+        return written
 
     def _to_pipe(self, data: bytes) -> bool | None:
         """Whether the line was written; None where nobody reads the pipe."""

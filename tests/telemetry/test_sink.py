@@ -1,5 +1,6 @@
 """Where lines go, and what happens while nobody reads."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -113,3 +114,75 @@ def test_closing_twice_is_no_error(pipe: Path) -> None:
 
     sink.close()
     sink.close()
+
+
+async def test_lines_of_one_turn_of_the_loop_go_into_the_pipe_together(pipe: Path) -> None:
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = LineSink(pipe)
+
+    assert sink.write("one\n")
+    assert sink.write("two\n")
+
+    assert os.read(reader, 100) == b""  # the turn has not ended
+    await asyncio.sleep(0)
+    assert os.read(reader, 100) == b"one\ntwo\n"
+    sink.close()
+    os.close(reader)
+
+
+async def test_no_more_lines_go_together_than_one_write_keeps_whole(
+    pipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sizes = []
+    write = os.write
+
+    def measured(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", measured)
+    sink = LineSink(pipe)
+    lines = [f"{number:099}\n" for number in range(100)]
+
+    for line in lines:
+        sink.write(line)
+    await asyncio.sleep(0)
+
+    assert os.read(reader, 1 << 20).decode() == "".join(lines)
+    assert max(sizes) <= MAX_LINE
+    assert len(sizes) == 3  # 40 lines of 100 bytes fit into one write
+    sink.close()
+    os.close(reader)
+
+
+async def test_gathered_lines_are_counted_where_they_are_dropped(pipe: Path) -> None:
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = LineSink(pipe)
+    await asyncio.to_thread(_fill, sink)
+    before = sink.dropped
+
+    for _ in range(3):
+        sink.write("late\n")
+    await asyncio.sleep(0)
+
+    assert sink.dropped == before + 3
+    sink.close()
+    os.close(reader)
+
+
+async def test_what_was_gathered_is_written_when_the_sink_is_closed(pipe: Path) -> None:
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    sink = LineSink(pipe)
+    sink.write("last\n")
+
+    sink.close()
+
+    assert os.read(reader, 100) == b"last\n"
+    os.close(reader)
+
+
+def _fill(sink: LineSink) -> None:
+    """Write, from a thread without a loop, until the pipe takes no more."""
+    while sink.write("x" * (MAX_LINE - 1) + "\n"):
+        pass
